@@ -1,0 +1,136 @@
+// One sampler step of one element: the update that all seven samplers share.
+//
+//   m  = u + guidance_scale (c - u)
+//   m' = sum_k weights[k] read_slots[k]
+//   x0 = clip((x0_sample x + x0_output m') / x0_divisor)
+//   x' = (pred_original x0 + base y + output m' + prior_mean mu + noise z) mask
+//
+// The rows of coefficients come from a scheduler's table; python/septet/ops/table.py documents
+// the columns.
+#pragma once
+
+#include "functors/math.h"
+#include "functors/scalar.h"
+
+namespace septet {
+SEPTET_ISA_BEGIN
+
+inline constexpr int kTableColumns = 24;
+inline constexpr int kStepTerms = 4;
+
+// read_slots entries that are no slots, and "none" for the other slot columns.
+inline constexpr int kCurrentOutput = -1;
+inline constexpr int kUnused = -2;
+inline constexpr int kNoSlot = -1;
+
+enum NoiseKind { kNoNoise = 0, kConstantNoise = 1, kLearnedNoise = 2, kLearnedRangeNoise = 3 };
+
+// T is the arithmetic type. The columns stand in the order of the table.
+template <class T>
+struct StepRow {
+  T guidance_scale;
+  T x0_sample, x0_output, x0_divisor, x0_clip;
+  T pred_original, base, output, prior_mean;
+  int noise_kind;
+  T noise;
+  T log_variance_low, log_variance_high;
+  int write_slot, save_slot, base_slot;
+  int read_slots[kStepTerms];
+  T weights[kStepTerms];
+};
+
+template <class T>
+HOST_DEVICE StepRow<T> read_row(const T* column) {
+  StepRow<T> row;
+  row.guidance_scale = column[0];
+  row.x0_sample = column[1];
+  row.x0_output = column[2];
+  row.x0_divisor = column[3];
+  row.x0_clip = column[4];
+  row.pred_original = column[5];
+  row.base = column[6];
+  row.output = column[7];
+  row.prior_mean = column[8];
+  row.noise_kind = static_cast<int>(column[9]);
+  row.noise = column[10];
+  row.log_variance_low = column[11];
+  row.log_variance_high = column[12];
+  row.write_slot = static_cast<int>(column[13]);
+  row.save_slot = static_cast<int>(column[14]);
+  row.base_slot = static_cast<int>(column[15]);
+  SEPTET_UNROLL
+  for (int k = 0; k < kStepTerms; ++k) {
+    row.read_slots[k] = static_cast<int>(column[16 + k]);
+    row.weights[k] = column[20 + k];
+  }
+  return row;
+}
+
+// Clamps with NaN passed through, as torch.clamp does.
+template <class V>
+HOST_DEVICE V clamp(V x, V bound) {
+  return select(x < -bound, -bound, select(x > bound, bound, x));
+}
+
+// Standard deviation of a learned variance v.
+template <class V, class T>
+HOST_DEVICE V learned_scale(const StepRow<T>& row, V v) {
+  if (row.noise_kind == kLearnedNoise) return V(row.noise) * sqrt(v);
+  const V fraction = fma(v, V(T(0.5)), V(T(0.5)));
+  const V span = V(row.log_variance_high - row.log_variance_low);
+  return V(row.noise) * exp(V(T(0.5)) * fma(fraction, span, V(row.log_variance_low)));
+}
+
+// Values is what the caller can load and store for this element:
+//   flags   has_uncond, has_threshold, has_mu, has_mask, has_noise, wants_original
+//   loads   sample, model_output, uncond, term(k), base, threshold, mu, mask, noise, variance
+//   stores  store_saved(v), store_output(v), store_original(v), store_prev(v)
+// term(k) is the slot that read_slots[k] names, base the slot base_slot. A load happens only where
+// its term is in use. Slots are read before one is written, so a row may write the slot whose
+// oldest value it reads.
+template <class V, class T, class Values>
+HOST_DEVICE void step_element(const StepRow<T>& row, Values& values) {
+  const V x = values.sample();
+  V m = values.model_output();
+  if (values.has_uncond) {
+    const V u = values.uncond();
+    m = fma(V(row.guidance_scale), m - u, u);
+  }
+
+  V combined = V(T(0));
+  SEPTET_UNROLL
+  for (int k = 0; k < kStepTerms; ++k) {
+    if (row.read_slots[k] == kUnused) continue;
+    const V term = row.read_slots[k] == kCurrentOutput ? m : values.term(k);
+    combined = fma(V(row.weights[k]), term, combined);
+  }
+  const V y = row.base_slot == kNoSlot ? x : values.base();
+  if (row.save_slot != kNoSlot) values.store_saved(x);
+  if (row.write_slot != kNoSlot) values.store_output(m);
+
+  V next = V(row.output) * combined;
+  next = fma(V(row.base), y, next);
+  if (row.pred_original != T(0) || values.wants_original) {
+    V x0 = fma(V(row.x0_output), combined, V(row.x0_sample) * x) / V(row.x0_divisor);
+    if (values.has_threshold) {
+      const V bound = values.threshold();
+      x0 = clamp(x0, bound) / bound;
+    } else {
+      x0 = clamp(x0, V(row.x0_clip));
+    }
+    if (values.wants_original) values.store_original(x0);
+    // 0 * infinity must not reach a sampler that does not use x0.
+    if (row.pred_original != T(0)) next = fma(V(row.pred_original), x0, next);
+  }
+  if (values.has_mu) next = fma(V(row.prior_mean), values.mu(), next);
+  if (values.has_noise && row.noise_kind != kNoNoise) {
+    const V scale = row.noise_kind == kConstantNoise ? V(row.noise)
+                                                     : learned_scale(row, values.variance());
+    next = fma(scale, values.noise(), next);
+  }
+  if (values.has_mask) next = next * values.mask();
+  values.store_prev(next);
+}
+
+SEPTET_ISA_END
+}  // namespace septet

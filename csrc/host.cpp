@@ -1,0 +1,156 @@
+// septet._host: the kernels on numpy buffers, the report on the build, and probes of this machine.
+// Uses neither torch nor its threads.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "functors/philox.h"
+#include "launch/isa.h"
+#include "ops/step.h"
+
+namespace py = pybind11;
+
+namespace septet {
+namespace {
+
+using OptionalArray = std::optional<py::array>;
+
+Dtype dtype_of(const py::array& array) {
+  const std::string kind(1, array.dtype().kind());
+  const auto size = array.dtype().itemsize();
+  if (kind == "f" && size == 4) return Dtype::float32;
+  if (kind == "f" && size == 8) return Dtype::float64;
+  if (kind == "f" && size == 2) return Dtype::float16;
+  if (kind == "u" && size == 2) return Dtype::bfloat16;  // numpy has no bfloat16: its bits
+  if (kind == "i" && size == 8) return Dtype::int64;
+  return Dtype::other;
+}
+
+// Keeps the strides, in elements, beside the view that points to them.
+struct NumpyView {
+  std::vector<int64_t> sizes, strides;
+  TensorView view;
+
+  NumpyView(const OptionalArray& array, const char* op, const char* name, bool writable = false) {
+    if (!array) return;
+    sizes.assign(array->shape(), array->shape() + array->ndim());
+    for (py::ssize_t i = 0; i < array->ndim(); ++i) {
+      require(array->strides(i) % array->itemsize() == 0, op, name, " must be aligned");
+      strides.push_back(array->strides(i) / array->itemsize());
+    }
+    require(!writable || array->writeable(), op, name, " must be writable");
+    view.data = const_cast<void*>(array->data());
+    view.dtype = dtype_of(*array);
+    view.dim = array->ndim();
+    view.sizes = sizes.data();
+    view.strides = strides.data();
+    view.present = true;
+  }
+};
+
+void step(const py::array& sample, const py::array& model_output, const py::array& table,
+          int64_t row, const py::array& prev_sample, const OptionalArray& pred_original_sample,
+          const OptionalArray& slots, const OptionalArray& uncond_output,
+          const OptionalArray& counter, const OptionalArray& threshold, const OptionalArray& mu,
+          const OptionalArray& mask, const OptionalArray& noise, const OptionalArray& philox,
+          int64_t philox_increment, int64_t philox_threads) {
+  const char* op = "step";
+  const NumpyView views[] = {
+      {sample, op, "sample"},
+      {model_output, op, "model_output"},
+      {table, op, "table"},
+      {prev_sample, op, "prev_sample", true},
+      {pred_original_sample, op, "pred_original_sample", true},
+      {slots, op, "slots", true},
+      {uncond_output, op, "uncond_output"},
+      {counter, op, "counter"},
+      {threshold, op, "threshold"},
+      {mu, op, "mu"},
+      {mask, op, "mask"},
+      {noise, op, "noise"},
+      {philox, op, "philox"},
+  };
+  StepTensors tensors{views[0].view,  views[1].view,  views[2].view, views[3].view, views[4].view,
+                      views[5].view,  views[6].view,  views[7].view, views[8].view, views[9].view,
+                      views[10].view, views[11].view, views[12].view, row, philox_increment,
+                      philox_threads};
+  const StepArgs args = plan_step(tensors);
+  const StepRange range = SEPTET_CALL_ISA(step_range, tensors.sample.dtype);
+  const py::gil_scoped_release release;
+  range(args, 0, args.layout.numel);
+}
+
+void philox_normal(const py::array& out, const py::array& philox, int64_t increment,
+                   int64_t threads) {
+  const NumpyView target(out, "philox_normal", "out", true);
+  const NumpyView pairs(philox, "philox_normal", "philox");
+  const PhiloxArgs args = plan_normal(target.view, pairs.view, increment, threads);
+  const NormalRange range = SEPTET_CALL_ISA(normal_range, target.view.dtype);
+  const py::gil_scoped_release release;
+  range(args, target.view.data, 0, args.layout.numel);
+}
+
+std::vector<uint32_t> philox4x32_words(const std::vector<uint32_t>& counter,
+                                       const std::vector<uint32_t>& key) {
+  require(counter.size() == 4 && key.size() == 2, "philox4x32",
+          "counter must hold 4 words and key 2");
+  const PhiloxBlock<uint32_t> block =
+      philox4x32<uint32_t>({counter[0], counter[1], counter[2], counter[3]}, key[0], key[1]);
+  return {block.x, block.y, block.z, block.w};
+}
+
+// Applies exp, log, sin or cos of functors/math.h to every element, for the accuracy tests.
+py::array_t<float> elementary(const std::string& name, const py::array_t<float>& values) {
+  py::array_t<float> result(values.size());
+  for (py::ssize_t i = 0; i < values.size(); ++i) {
+    const float x = values.data()[i];
+    float sine = 0, cosine = 0;
+    if (name == "sin" || name == "cos") sincos(x, sine, cosine);
+    result.mutable_data()[i] = name == "exp"   ? exp(x)
+                               : name == "log" ? log(x)
+                               : name == "sin" ? sine
+                                               : cosine;
+  }
+  return result;
+}
+
+py::dict build_info() {
+  std::vector<std::string> isas;
+  for (Isa isa : available_isas()) isas.push_back(isa_name(isa));
+  py::dict info;
+  info["version"] = SEPTET_VERSION;
+  info["compiler"] = __VERSION__;
+  info["torch_abi_target"] = SEPTET_TORCH_ABI_TARGET;
+  info["built_with_torch"] = SEPTET_BUILD_TORCH;
+  info["cuda_archs"] = SEPTET_CUDA_ARCHS;
+  info["cpu_isas"] = isas;
+  info["cpu_isa"] = isa_name(selected_isa());
+  return info;
+}
+
+}  // namespace
+}  // namespace septet
+
+PYBIND11_MODULE(_host, m, py::mod_gil_not_used()) {
+  m.doc() = "The septet kernels on numpy buffers, and the report on this build.";
+  m.attr("TABLE_COLUMNS") = septet::kTableColumns;
+  m.def("build_info", &septet::build_info, "Return the facts of this build as a dict.");
+  m.def("step", &septet::step, py::arg("sample"), py::arg("model_output"), py::arg("table"),
+        py::arg("row"), py::arg("prev_sample"), py::arg("pred_original_sample") = py::none(),
+        py::arg("slots") = py::none(), py::arg("uncond_output") = py::none(),
+        py::arg("counter") = py::none(), py::arg("threshold") = py::none(),
+        py::arg("mu") = py::none(), py::arg("mask") = py::none(), py::arg("noise") = py::none(),
+        py::arg("philox") = py::none(), py::arg("philox_increment") = 0,
+        py::arg("philox_threads") = 0,
+        "Apply one table row to numpy arrays; see septet.ops.step. bfloat16 is passed as uint16.");
+  m.def("philox_normal", &septet::philox_normal, py::arg("out"), py::arg("philox"),
+        py::arg("increment") = 0, py::arg("threads") = 0,
+        "Fill a numpy array with standard normals; see septet.ops.philox_normal.");
+  m.def("philox4x32", &septet::philox4x32_words, py::arg("counter"), py::arg("key"),
+        "Return the four words of one Philox4x32-10 block.");
+  m.def("elementary", &septet::elementary, py::arg("name"), py::arg("values"),
+        "Apply one of the kernels' own functions (exp, log, sin, cos) to a float32 array.");
+}

@@ -1,0 +1,26 @@
+// Work split over torch's own threads.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <cstdint>
+
+namespace septet {
+
+// Calls range(begin, end) over [0, count). Boundaries are multiples of 64 elements whatever the
+// number of threads, so that vectors never straddle one and results do not depend on it.
+template <class F>
+void parallel_elements(int64_t count, int64_t grain, const F& range) {
+  constexpr int64_t kBlock = 64;
+  if (count <= grain) {
+    if (count > 0) range(int64_t{0}, count);
+    return;
+  }
+  const int64_t blocks = (count + kBlock - 1) / kBlock;
+  torch::stable::parallel_for(0, blocks, grain / kBlock, [&](int64_t first, int64_t last) {
+    const int64_t end = last * kBlock;
+    range(first * kBlock, end < count ? end : count);
+  });
+}
+
+}  // namespace septet

@@ -1,0 +1,59 @@
+// Philox normals of single elements, for kernels that draw their own noise.
+#pragma once
+
+#include "functors/half.h"
+#include "functors/philox.h"
+#include "launch/cuda.cuh"
+#include "ops/noise.h"
+
+namespace septet {
+
+// What curand uses, for bit equality with torch.randn.
+struct CurandMath {
+  template <class V>
+  static __device__ __forceinline__ V log(V x) {
+    return fast_log(x);
+  }
+  template <class V>
+  static __device__ __forceinline__ void sincos(V x, V& sine, V& cosine) {
+    fast_sincos(x, &sine, &cosine);
+  }
+};
+
+__device__ __forceinline__ std::int64_t logical_index(const Layout& layout, std::int64_t position) {
+  if (!layout.channels_last) return position;
+  const std::int64_t sample = position / layout.per_sample;
+  const std::int64_t rest = position % layout.per_sample;
+  return sample * layout.per_sample + rest % layout.channels * layout.spatial +
+         rest / layout.channels;
+}
+
+template <class Math>
+__device__ __forceinline__ float pick_normal(const PhiloxBlock<std::uint32_t>& block,
+                                             std::uint32_t component) {
+  float sine, cosine;
+  box_muller<Math>(component < 2 ? block.x : block.z, component < 2 ? block.y : block.w, sine,
+                   cosine);
+  return component % 2 ? cosine : sine;
+}
+
+// The normal of the element at `position` in memory.
+__device__ __forceinline__ float normal_at(const PhiloxArgs& args, std::int64_t row,
+                                           std::int64_t position) {
+  const std::int64_t element = logical_index(args.layout, position);
+  const std::int64_t stream = element / args.per_stream;
+  const std::int64_t* pairs = args.pairs != nullptr ? args.pairs : args.inline_pairs;
+  const auto seed = static_cast<std::uint64_t>(pairs[2 * stream]);
+  const auto offset = static_cast<std::uint64_t>(pairs[2 * stream + 1] + row * args.increment);
+  const PhiloxPlace place =
+      philox_place(static_cast<std::uint64_t>(element % args.per_stream), offset,
+                   static_cast<std::uint64_t>(args.threads));
+  const PhiloxBlock<std::uint32_t> block = philox4x32<std::uint32_t>(
+      {static_cast<std::uint32_t>(place.index), static_cast<std::uint32_t>(place.index >> 32),
+       static_cast<std::uint32_t>(place.thread), static_cast<std::uint32_t>(place.thread >> 32)},
+      static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32));
+  return args.threads != 0 ? pick_normal<CurandMath>(block, place.component)
+                           : pick_normal<PortableMath>(block, place.component);
+}
+
+}  // namespace septet

@@ -1,0 +1,203 @@
+// The sampler step on CUDA: a grid-stride loop over packs of up to 128 bits.
+//
+// Per element: reads of sample, model output and whatever else the row uses, one write; about
+// twenty floating-point operations. Bound by memory, or by launch latency for small samples.
+#include "launch/philox_cuda.cuh"
+#include "launch/stream.cuh"
+#include "ops/step_torch.h"
+
+namespace septet {
+namespace {
+
+constexpr int kBlock = 256;
+
+// The operands of N neighbouring elements; `at` is the one that step_element works on.
+template <class T, int N>
+struct StepPack {
+  using A = accumulator_t<T>;
+
+  bool has_uncond, has_threshold, has_mu, has_mask, has_noise, wants_original;
+  int at;
+  A x[N], m[N], u[N], v[N], s[N], p[N], k[N], z[N], terms[kStepTerms + 1][N];
+  Pack<T, N> prev, original, saved, written;
+
+  __device__ A sample() const { return x[at]; }
+  __device__ A model_output() const { return m[at]; }
+  __device__ A uncond() const { return u[at]; }
+  __device__ A term(int index) const { return terms[index][at]; }
+  __device__ A base() const { return terms[kStepTerms][at]; }
+  __device__ A threshold() const { return s[at]; }
+  __device__ A mu() const { return p[at]; }
+  __device__ A mask() const { return k[at]; }
+  __device__ A noise() const { return z[at]; }
+  __device__ A variance() const { return v[at]; }
+  __device__ void store_saved(A value) { store_value(saved.v + at, value); }
+  __device__ void store_output(A value) { store_value(written.v + at, value); }
+  __device__ void store_original(A value) { store_value(original.v + at, value); }
+  __device__ void store_prev(A value) { store_value(prev.v + at, value); }
+};
+
+template <int N, class T>
+__device__ __forceinline__ void load_flat(const T* source, accumulator_t<T> (&target)[N]) {
+  const Pack<T, N> pack = load_pack<N>(source);
+  SEPTET_UNROLL
+  for (int j = 0; j < N; ++j) target[j] = load_value(pack.v + j);
+}
+
+template <class T, int N>
+__device__ __forceinline__ void load_special(const StepArgs& args, bool learned,
+                                             std::int64_t position, int j, StepPack<T, N>& values) {
+  const Layout& layout = args.layout;
+  if (learned) {
+    values.v[j] = load_value(static_cast<const T*>(args.model_output) +
+                             position / args.block * args.output_block + args.block +
+                             position % args.block);
+  }
+  if (values.has_threshold) {
+    values.s[j] = static_cast<const accumulator_t<T>*>(
+        args.threshold)[position / layout.per_sample];
+  }
+  if (values.has_mask) {
+    const std::int64_t place = layout.channels_last
+                                   ? position / layout.channels
+                                   : position / layout.per_sample * layout.spatial +
+                                         position % layout.spatial;
+    values.k[j] = load_value(static_cast<const T*>(args.mask) + place);
+  }
+}
+
+template <class T, int N>
+__device__ __forceinline__ void load_noise(const StepArgs& args, std::int64_t row,
+                                           std::int64_t first, StepPack<T, N>& values) {
+  if (!values.has_noise) return;
+  if (args.noise != nullptr) {
+    load_flat<N>(static_cast<const T*>(args.noise) + first, values.z);
+    return;
+  }
+  SEPTET_UNROLL
+  for (int j = 0; j < N; ++j) {
+    // Rounded to the storage type, as a noise tensor would have been.
+    T rounded;
+    store_value(&rounded,
+                static_cast<accumulator_t<T>>(normal_at(args.philox, row, first + j)));
+    values.z[j] = load_value(&rounded);
+  }
+}
+
+template <class T>
+__device__ __forceinline__ StepRow<accumulator_t<T>> device_row(const StepArgs& args,
+                                                                std::int64_t index) {
+  using A = accumulator_t<T>;
+  if (args.table == nullptr) {
+    A columns[kTableColumns];
+    SEPTET_UNROLL
+    for (int i = 0; i < kTableColumns; ++i) columns[i] = static_cast<A>(args.inline_row[i]);
+    return read_row(columns);
+  }
+  // A counter that ran out of the table must not go unnoticed: the result becomes NaN.
+  const bool inside = index >= 0 && index < args.rows;
+  StepRow<A> row = read_row(static_cast<const A*>(args.table) + (inside ? index : 0) * kTableColumns);
+  if (!inside) row.output = static_cast<A>(NAN);
+  return row;
+}
+
+template <class T, int N>
+__global__ void __launch_bounds__(kBlock)
+    step_kernel(const __grid_constant__ StepArgs args) {
+  using A = accumulator_t<T>;
+  const std::int64_t index = args.row + (args.counter != nullptr ? *args.counter : 0);
+  const StepRow<A> row = device_row<T>(args, index);
+  const bool learned = row.noise_kind > kConstantNoise;
+  const std::int64_t numel = args.layout.numel;
+  T* slots = static_cast<T*>(args.slots);
+  StepPack<T, N> values;
+  values.has_uncond = args.uncond != nullptr;
+  values.has_threshold = args.threshold != nullptr;
+  values.has_mu = args.mu != nullptr;
+  values.has_mask = args.mask != nullptr;
+  values.has_noise = row.noise_kind != kNoNoise && (args.noise != nullptr || args.philox.streams);
+  values.wants_original = args.original != nullptr;
+
+  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * kBlock * N;
+  for (std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kBlock + threadIdx.x) * N;
+       first < numel; first += stride) {
+    const std::int64_t output = first / args.block * args.output_block + first % args.block;
+    load_flat<N>(static_cast<const T*>(args.sample) + first, values.x);
+    load_flat<N>(static_cast<const T*>(args.model_output) + output, values.m);
+    if (values.has_uncond) load_flat<N>(static_cast<const T*>(args.uncond) + output, values.u);
+    if (values.has_mu) load_flat<N>(static_cast<const T*>(args.mu) + first, values.p);
+    SEPTET_UNROLL
+    for (int term = 0; term <= kStepTerms; ++term) {
+      const int slot = term < kStepTerms ? row.read_slots[term % kStepTerms] : row.base_slot;
+      if (slot >= 0) load_flat<N>(slots + slot * numel + first, values.terms[term]);
+    }
+    load_noise(args, index, first, values);
+    SEPTET_UNROLL
+    for (int j = 0; j < N; ++j) {
+      load_special(args, learned && values.has_noise, first + j, j, values);
+      values.at = j;
+      step_element<A>(row, values);
+    }
+    store_pack(static_cast<T*>(args.prev) + first, values.prev);
+    if (values.wants_original) store_pack(static_cast<T*>(args.original) + first, values.original);
+    if (row.save_slot >= 0) store_pack(slots + row.save_slot * numel + first, values.saved);
+    if (row.write_slot >= 0) store_pack(slots + row.write_slot * numel + first, values.written);
+  }
+}
+
+// Whether packs of N never straddle a run of the model output and every operand is aligned.
+bool packs_fit(const StepArgs& args, int n, std::size_t bytes) {
+  if (args.layout.numel % n != 0) return false;
+  if (args.output_block != args.block && args.block % n != 0) return false;
+  for (const void* operand : {args.sample, args.model_output, args.uncond, args.mu, args.noise,
+                              static_cast<const void*>(args.prev),
+                              static_cast<const void*>(args.original),
+                              static_cast<const void*>(args.slots)}) {
+    if (reinterpret_cast<std::uintptr_t>(operand) % bytes != 0) return false;
+  }
+  return true;
+}
+
+template <class T, int N>
+void launch_packs(const StepArgs& args, int device, cudaStream_t stream) {
+  const std::int64_t packs = args.layout.numel / N;
+  launch(step_kernel<T, N>, grid_size(packs, kBlock, 32 * multiprocessor_count(device)), kBlock, 0,
+         stream, args);
+}
+
+template <class T>
+void launch_step(const StepArgs& args, int device, cudaStream_t stream) {
+  constexpr int kPack = 16 / sizeof(T);
+  if (packs_fit(args, kPack, 16)) {
+    launch_packs<T, kPack>(args, device, stream);
+  } else {
+    launch_packs<T, 1>(args, device, stream);
+  }
+}
+
+void run_step(const StepTensors& tensors) {
+  const StepArgs args = plan_step(tensors);
+  const int device = tensors.sample.device;
+  const DeviceScope scope(device);
+  switch (tensors.sample.dtype) {
+    case Dtype::float64:
+      return launch_step<double>(args, device, scope.stream());
+    case Dtype::float16:
+      return launch_step<float16>(args, device, scope.stream());
+    case Dtype::bfloat16:
+      return launch_step<bfloat16>(args, device, scope.stream());
+    default:
+      return launch_step<float>(args, device, scope.stream());
+  }
+}
+
+}  // namespace
+}  // namespace septet
+
+#if defined(SEPTET_EMULATED)
+SEPTET_LIBRARY_FRAGMENT(SEPTET_NAMESPACE, m) { m.def(septet::kStepSchema); }
+#endif
+
+SEPTET_LIBRARY_IMPL(SEPTET_NAMESPACE, SEPTET_CUDA_KEY, m) {
+  m.impl("step", TORCH_BOX(&septet::boxed_step<septet::run_step>));
+}

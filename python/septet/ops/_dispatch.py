@@ -1,0 +1,50 @@
+"""How a Python face reaches its kernel, or its reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from septet.backend import current_backend
+
+
+def run(operator: Any, *arguments: Any) -> None:
+    """Call a compiled op; its complaints about arguments become ``ValueError``.
+
+    The stable ABI knows one exception type only. Messages that begin with ``septet.`` are our own
+    argument checks; anything else is a fault and stays a ``RuntimeError``.
+    """
+    try:
+        operator(*arguments)
+    except RuntimeError as error:
+        message = str(error).split("\n", 1)[0]
+        start = message.find("septet.")
+        if start < 0:
+            raise
+        raise ValueError(message[start:]) from None
+
+
+def wants_reference(*tensors: torch.Tensor | None) -> bool:
+    """Tell whether the plain-torch reference must run: asked for, or gradients are needed."""
+    if current_backend() == "eager":
+        return True
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def dense(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor itself if it is dense in a layout the kernels read, else a copy."""
+    if tensor.is_contiguous() or (
+        tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    ):
+        return tensor
+    return tensor.contiguous()
+
+
+def like(tensor: torch.Tensor | None, model: torch.Tensor) -> torch.Tensor | None:
+    """Return the tensor in the memory layout of ``model`` (same shape: same strides)."""
+    if tensor is None or tensor.stride() == model.stride():
+        return tensor
+    if model.is_contiguous():
+        return tensor.contiguous()
+    return tensor.contiguous(memory_format=torch.channels_last)
