@@ -1,6 +1,6 @@
 // exp, log, sine and cosine of our own, so that every device and instruction set gives the same
 // bits. Polynomials are least-maximum fits; the errors stated are over all arguments in the stated
-// range, against float64 (tests/csrc measure them).
+// range, against float64 (tests/ops/test_math.py measures them).
 #pragma once
 
 #include "functors/scalar.h"
@@ -37,7 +37,7 @@ HOST_DEVICE V log(V x) {
   return select(x == x, r, x);
 }
 
-// Exponential, within 1 ulp; 0 and infinity beyond the range of float.
+// Exponential, within 2 ulp; 0 and infinity beyond the range of float.
 template <class V>
 HOST_DEVICE V exp(V x) {
   using I = bits_t<V>;

@@ -69,7 +69,8 @@ HOST_DEVICE StepRow<T> read_row(const T* column) {
 // Clamps with NaN passed through, as torch.clamp does.
 template <class V>
 HOST_DEVICE V clamp(V x, V bound) {
-  return select(x < -bound, -bound, select(x > bound, bound, x));
+  const V above = select(-bound > x, -bound, x);
+  return select(bound < above, bound, above);
 }
 
 // Standard deviation of a learned variance v.
@@ -81,54 +82,91 @@ HOST_DEVICE V learned_scale(const StepRow<T>& row, V v) {
   return V(row.noise) * exp(V(T(0.5)) * fma(fraction, span, V(row.log_variance_low)));
 }
 
+// Which terms of the update a call and its row use.
+struct StepFlags {
+  bool uncond, terms, base, save, write, x0, threshold, original, mu, noise, learned, mask;
+};
+
+// The flags of the most frequent calls, as constants: no more than sample, output, x0 and noise.
+template <bool kX0, bool kNoise>
+struct PlainStepFlags {
+  static constexpr bool uncond = false, terms = false, base = false, save = false, write = false,
+                        x0 = kX0, threshold = false, original = false, mu = false, noise = kNoise,
+                        learned = false, mask = false;
+};
+
+// The flags that follow from the row; those of the operands are the caller's to set.
+template <class T>
+HOST_DEVICE StepFlags row_flags(const StepRow<T>& row) {
+  StepFlags flags = {};
+  flags.terms = row.read_slots[0] != kCurrentOutput || row.weights[0] != T(1);
+  SEPTET_UNROLL
+  for (int k = 1; k < kStepTerms; ++k) flags.terms |= row.read_slots[k] != kUnused;
+  flags.base = row.base_slot != kNoSlot;
+  flags.save = row.save_slot != kNoSlot;
+  flags.write = row.write_slot != kNoSlot;
+  flags.x0 = row.pred_original != T(0);
+  flags.noise = row.noise_kind != kNoNoise;
+  flags.learned = row.noise_kind > kConstantNoise;
+  return flags;
+}
+
+// The clean sample as the row estimates it, before clipping.
+template <class V, class T>
+HOST_DEVICE V estimate_original(const StepRow<T>& row, V x, V m) {
+  const V x0 = fma(V(row.x0_output), m, V(row.x0_sample) * x);
+  // Tables keep a divisor only where it is zero: x0 is infinite there, and clips to the range.
+  return row.x0_divisor == T(1) ? x0 : x0 / V(row.x0_divisor);
+}
+
 // Values is what the caller can load and store for this element:
-//   flags   has_uncond, has_threshold, has_mu, has_mask, has_noise, wants_original
 //   loads   sample, model_output, uncond, term(k), base, threshold, mu, mask, noise, variance
 //   stores  store_saved(v), store_output(v), store_original(v), store_prev(v)
 // term(k) is the slot that read_slots[k] names, base the slot base_slot. A load happens only where
-// its term is in use. Slots are read before one is written, so a row may write the slot whose
-// oldest value it reads.
-template <class V, class T, class Values>
-HOST_DEVICE void step_element(const StepRow<T>& row, Values& values) {
+// its flag is set. Slots are read before one is written, so a row may write the slot whose oldest
+// value it reads.
+template <class V, class T, class Flags, class Values>
+HOST_DEVICE void step_element(const StepRow<T>& row, const Flags& flags, Values& values) {
   const V x = values.sample();
   V m = values.model_output();
-  if (values.has_uncond) {
+  if (flags.uncond) {
     const V u = values.uncond();
     m = fma(V(row.guidance_scale), m - u, u);
   }
 
-  V combined = V(T(0));
-  SEPTET_UNROLL
-  for (int k = 0; k < kStepTerms; ++k) {
-    if (row.read_slots[k] == kUnused) continue;
-    const V term = row.read_slots[k] == kCurrentOutput ? m : values.term(k);
-    combined = fma(V(row.weights[k]), term, combined);
+  V combined = m;
+  if (flags.terms) {
+    combined = V(T(0));
+    SEPTET_UNROLL
+    for (int k = 0; k < kStepTerms; ++k) {
+      if (row.read_slots[k] == kUnused) continue;
+      const V term = row.read_slots[k] == kCurrentOutput ? m : values.term(k);
+      combined = fma(V(row.weights[k]), term, combined);
+    }
   }
-  const V y = row.base_slot == kNoSlot ? x : values.base();
-  if (row.save_slot != kNoSlot) values.store_saved(x);
-  if (row.write_slot != kNoSlot) values.store_output(m);
+  const V y = flags.base ? values.base() : x;
+  if (flags.save) values.store_saved(x);
+  if (flags.write) values.store_output(m);
 
-  V next = V(row.output) * combined;
-  next = fma(V(row.base), y, next);
-  if (row.pred_original != T(0) || values.wants_original) {
-    V x0 = fma(V(row.x0_output), combined, V(row.x0_sample) * x) / V(row.x0_divisor);
-    if (values.has_threshold) {
+  V next = fma(V(row.base), y, V(row.output) * combined);
+  if (flags.x0 || flags.original) {
+    V x0 = estimate_original(row, x, combined);
+    if (flags.threshold) {
       const V bound = values.threshold();
       x0 = clamp(x0, bound) / bound;
     } else {
       x0 = clamp(x0, V(row.x0_clip));
     }
-    if (values.wants_original) values.store_original(x0);
+    if (flags.original) values.store_original(x0);
     // 0 * infinity must not reach a sampler that does not use x0.
-    if (row.pred_original != T(0)) next = fma(V(row.pred_original), x0, next);
+    if (flags.x0) next = fma(V(row.pred_original), x0, next);
   }
-  if (values.has_mu) next = fma(V(row.prior_mean), values.mu(), next);
-  if (values.has_noise && row.noise_kind != kNoNoise) {
-    const V scale = row.noise_kind == kConstantNoise ? V(row.noise)
-                                                     : learned_scale(row, values.variance());
+  if (flags.mu) next = fma(V(row.prior_mean), values.mu(), next);
+  if (flags.noise) {
+    const V scale = flags.learned ? learned_scale(row, values.variance()) : V(row.noise);
     next = fma(scale, values.noise(), next);
   }
-  if (values.has_mask) next = next * values.mask();
+  if (flags.mask) next = next * values.mask();
   values.store_prev(next);
 }
 

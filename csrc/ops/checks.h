@@ -75,6 +75,7 @@ void require(bool condition, const char* op, const Parts&... parts) {
 
 // Dense in the order of the dimensions from `first` on.
 inline bool is_contiguous(const TensorView& view, int64_t first = 0) {
+  if (view.numel() == 0) return true;
   int64_t expected = 1;
   for (int64_t i = view.dim - 1; i >= first; --i) {
     if (view.sizes[i] != 1 && view.strides[i] != expected) return false;
@@ -86,6 +87,7 @@ inline bool is_contiguous(const TensorView& view, int64_t first = 0) {
 // Dense as [N, H, W, C]; only four dimensions from `first` on have such a layout.
 inline bool is_channels_last(const TensorView& view, int64_t first = 0) {
   if (view.dim - first != 4) return false;
+  if (view.numel() == 0) return true;
   int64_t expected = 1;
   for (int64_t axis : {1, 3, 2, 0}) {
     if (view.sizes[first + axis] != 1 && view.strides[first + axis] != expected) return false;

@@ -16,7 +16,6 @@ template <class T, int N>
 struct StepPack {
   using A = accumulator_t<T>;
 
-  bool has_uncond, has_threshold, has_mu, has_mask, has_noise, wants_original;
   int at;
   A x[N], m[N], u[N], v[N], s[N], p[N], k[N], z[N], terms[kStepTerms + 1][N];
   Pack<T, N> prev, original, saved, written;
@@ -45,19 +44,19 @@ __device__ __forceinline__ void load_flat(const T* source, accumulator_t<T> (&ta
 }
 
 template <class T, int N>
-__device__ __forceinline__ void load_special(const StepArgs& args, bool learned,
+__device__ __forceinline__ void load_special(const StepArgs& args, const StepFlags& flags,
                                              std::int64_t position, int j, StepPack<T, N>& values) {
   const Layout& layout = args.layout;
-  if (learned) {
+  if (flags.learned) {
     values.v[j] = load_value(static_cast<const T*>(args.model_output) +
                              position / args.block * args.output_block + args.block +
                              position % args.block);
   }
-  if (values.has_threshold) {
+  if (flags.threshold) {
     values.s[j] = static_cast<const accumulator_t<T>*>(
         args.threshold)[position / layout.per_sample];
   }
-  if (values.has_mask) {
+  if (flags.mask) {
     const std::int64_t place = layout.channels_last
                                    ? position / layout.channels
                                    : position / layout.per_sample * layout.spatial +
@@ -66,22 +65,20 @@ __device__ __forceinline__ void load_special(const StepArgs& args, bool learned,
   }
 }
 
+// Noise drawn here is rounded to the storage type, as a noise tensor would have been. Only the
+// kernel for single elements draws: four Philox streams at once would spill registers.
 template <class T, int N>
 __device__ __forceinline__ void load_noise(const StepArgs& args, std::int64_t row,
                                            std::int64_t first, StepPack<T, N>& values) {
-  if (!values.has_noise) return;
-  if (args.noise != nullptr) {
-    load_flat<N>(static_cast<const T*>(args.noise) + first, values.z);
-    return;
+  if constexpr (N == 1) {
+    if (args.noise == nullptr) {
+      T rounded;
+      store_value(&rounded, static_cast<accumulator_t<T>>(normal_at(args.philox, row, first)));
+      values.z[0] = load_value(&rounded);
+      return;
+    }
   }
-  SEPTET_UNROLL
-  for (int j = 0; j < N; ++j) {
-    // Rounded to the storage type, as a noise tensor would have been.
-    T rounded;
-    store_value(&rounded,
-                static_cast<accumulator_t<T>>(normal_at(args.philox, row, first + j)));
-    values.z[j] = load_value(&rounded);
-  }
+  load_flat<N>(static_cast<const T*>(args.noise) + first, values.z);
 }
 
 template <class T>
@@ -107,16 +104,10 @@ __global__ void __launch_bounds__(kBlock)
   using A = accumulator_t<T>;
   const std::int64_t index = args.row + (args.counter != nullptr ? *args.counter : 0);
   const StepRow<A> row = device_row<T>(args, index);
-  const bool learned = row.noise_kind > kConstantNoise;
+  const StepFlags flags = step_flags(args, row);
   const std::int64_t numel = args.layout.numel;
   T* slots = static_cast<T*>(args.slots);
   StepPack<T, N> values;
-  values.has_uncond = args.uncond != nullptr;
-  values.has_threshold = args.threshold != nullptr;
-  values.has_mu = args.mu != nullptr;
-  values.has_mask = args.mask != nullptr;
-  values.has_noise = row.noise_kind != kNoNoise && (args.noise != nullptr || args.philox.streams);
-  values.wants_original = args.original != nullptr;
 
   const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * kBlock * N;
   for (std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kBlock + threadIdx.x) * N;
@@ -124,30 +115,32 @@ __global__ void __launch_bounds__(kBlock)
     const std::int64_t output = first / args.block * args.output_block + first % args.block;
     load_flat<N>(static_cast<const T*>(args.sample) + first, values.x);
     load_flat<N>(static_cast<const T*>(args.model_output) + output, values.m);
-    if (values.has_uncond) load_flat<N>(static_cast<const T*>(args.uncond) + output, values.u);
-    if (values.has_mu) load_flat<N>(static_cast<const T*>(args.mu) + first, values.p);
+    if (flags.uncond) load_flat<N>(static_cast<const T*>(args.uncond) + output, values.u);
+    if (flags.mu) load_flat<N>(static_cast<const T*>(args.mu) + first, values.p);
     SEPTET_UNROLL
     for (int term = 0; term <= kStepTerms; ++term) {
       const int slot = term < kStepTerms ? row.read_slots[term % kStepTerms] : row.base_slot;
       if (slot >= 0) load_flat<N>(slots + slot * numel + first, values.terms[term]);
     }
-    load_noise(args, index, first, values);
+    if (flags.noise) load_noise(args, index, first, values);
     SEPTET_UNROLL
     for (int j = 0; j < N; ++j) {
-      load_special(args, learned && values.has_noise, first + j, j, values);
+      load_special(args, flags, first + j, j, values);
       values.at = j;
-      step_element<A>(row, values);
+      step_element<A>(row, flags, values);
     }
     store_pack(static_cast<T*>(args.prev) + first, values.prev);
-    if (values.wants_original) store_pack(static_cast<T*>(args.original) + first, values.original);
-    if (row.save_slot >= 0) store_pack(slots + row.save_slot * numel + first, values.saved);
-    if (row.write_slot >= 0) store_pack(slots + row.write_slot * numel + first, values.written);
+    if (flags.original) store_pack(static_cast<T*>(args.original) + first, values.original);
+    if (flags.save) store_pack(slots + row.save_slot * numel + first, values.saved);
+    if (flags.write) store_pack(slots + row.write_slot * numel + first, values.written);
   }
 }
 
-// Whether packs of N never straddle a run of the model output and every operand is aligned.
+// Whether packs of N never straddle a run of the model output, every operand is aligned and no
+// noise has to be drawn.
 bool packs_fit(const StepArgs& args, int n, std::size_t bytes) {
   if (args.layout.numel % n != 0) return false;
+  if (args.noise == nullptr && args.philox.streams > 0) return false;
   if (args.output_block != args.block && args.block % n != 0) return false;
   for (const void* operand : {args.sample, args.model_output, args.uncond, args.mu, args.noise,
                               static_cast<const void*>(args.prev),

@@ -40,6 +40,20 @@ struct StepArgs {
   PhiloxArgs philox;
 };
 
+// The flags of a call with its row; noise counts only where there is a source for it.
+template <class T>
+HOST_DEVICE StepFlags step_flags(const StepArgs& args, const StepRow<T>& row) {
+  StepFlags flags = row_flags(row);
+  flags.uncond = args.uncond != nullptr;
+  flags.threshold = args.threshold != nullptr;
+  flags.original = args.original != nullptr;
+  flags.mu = args.mu != nullptr;
+  flags.mask = args.mask != nullptr;
+  flags.noise = flags.noise && (args.noise != nullptr || args.philox.streams > 0);
+  flags.learned = flags.learned && flags.noise;
+  return flags;
+}
+
 template <class T>
 void check_row(const char* op, const StepTensors& t, const T* columns) {
   const StepRow<T> row = read_row(columns);

@@ -12,48 +12,82 @@ namespace {
 
 inline constexpr int64_t kTile = 256;
 
-template <class T>
-class StepTile {
-  using A = accumulator_t<T>;
+// Where the operands of a tile begin. Copied into each loop, so that the compiler sees that no
+// store can change the pointers.
+template <class A>
+struct TileOperands {
   using V = Vector<A>;
+
+  const A* sample_ = nullptr;
+  const A* output_ = nullptr;
+  const A* uncond_ = nullptr;
+  const A* variance_ = nullptr;
+  const A* threshold_ = nullptr;
+  const A* mu_ = nullptr;
+  const A* mask_ = nullptr;
+  const A* noise_ = nullptr;
+  const A* slots_[kStepTerms + 1] = {};
+  A* prev_ = nullptr;
+  A* original_ = nullptr;
+  A* saved_ = nullptr;
+  A* written_ = nullptr;
+  int64_t at = 0;
+
+  HOST_DEVICE V sample() const { return V::load(sample_ + at); }
+  HOST_DEVICE V model_output() const { return V::load(output_ + at); }
+  HOST_DEVICE V uncond() const { return V::load(uncond_ + at); }
+  HOST_DEVICE V term(int k) const { return V::load(slots_[k] + at); }
+  HOST_DEVICE V base() const { return V::load(slots_[kStepTerms] + at); }
+  HOST_DEVICE V threshold() const { return V::load(threshold_ + at); }
+  HOST_DEVICE V mu() const { return V::load(mu_ + at); }
+  HOST_DEVICE V mask() const { return V::load(mask_ + at); }
+  HOST_DEVICE V noise() const { return V::load(noise_ + at); }
+  HOST_DEVICE V variance() const { return V::load(variance_ + at); }
+  HOST_DEVICE void store_saved(V v) { v.store(saved_ + at); }
+  HOST_DEVICE void store_output(V v) { v.store(written_ + at); }
+  HOST_DEVICE void store_original(V v) { v.store(original_ + at); }
+  HOST_DEVICE void store_prev(V v) { v.store(prev_ + at); }
+};
+
+template <class A, class Flags>
+void run_tile(const StepRow<A>& shared_row, const Flags& shared_flags,
+              const TileOperands<A>& operands, int64_t count) {
+  const StepRow<A> row = shared_row;
+  const Flags flags = shared_flags;
+  TileOperands<A> values = operands;
+  for (values.at = 0; values.at < count; values.at += Vector<A>::size) {
+    step_element<Vector<A>>(row, flags, values);
+  }
+}
+
+template <class T>
+class StepTile : private TileOperands<accumulator_t<T>> {
+  using A = accumulator_t<T>;
   static constexpr bool kDirect = sizeof(T) == sizeof(A);
 
  public:
   StepTile(const StepArgs& args, int64_t row_index, const StepRow<A>& row)
-      : args_(args), row_index_(row_index), row_(row) {
-    has_uncond = args.uncond != nullptr;
-    has_threshold = args.threshold != nullptr;
-    has_mu = args.mu != nullptr;
-    has_mask = args.mask != nullptr;
-    has_noise = row.noise_kind != kNoNoise && (args.noise != nullptr || args.philox.streams > 0);
-    wants_original = args.original != nullptr;
-    learned_ = has_noise && row.noise_kind > kConstantNoise;
+      : args_(args), row_index_(row_index), row_(row), flags_(step_flags(args, row)) {
+    const StepFlags& f = flags_;
+    plain_ = !(f.uncond || f.terms || f.base || f.save || f.write || f.threshold || f.original ||
+               f.mu || f.learned || f.mask);
   }
-
-  // What step_element asks for.
-  bool has_uncond, has_threshold, has_mu, has_mask, has_noise, wants_original;
-  V sample() const { return V::load(sample_ + at_); }
-  V model_output() const { return V::load(output_ + at_); }
-  V uncond() const { return V::load(uncond_ + at_); }
-  V term(int k) const { return V::load(slots_[k] + at_); }
-  V base() const { return V::load(slots_[kStepTerms] + at_); }
-  V threshold() const { return V::load(threshold_ + at_); }
-  V mu() const { return V::load(mu_ + at_); }
-  V mask() const { return V::load(mask_ + at_); }
-  V noise() const { return V::load(noise_ + at_); }
-  V variance() const { return V::load(variance_ + at_); }
-  void store_saved(V v) { v.store(saved_ + at_); }
-  void store_output(V v) { v.store(written_ + at_); }
-  void store_original(V v) { v.store(original_ + at_); }
-  void store_prev(V v) { v.store(prev_ + at_); }
 
   void run(int64_t start, int64_t count) {
     start_ = start;
     count_ = count;
-    direct_ = kDirect && count % V::size == 0;
+    direct_ = kDirect && count % Vector<A>::size == 0;
     stage_inputs();
     stage_outputs();
-    for (at_ = 0; at_ < count; at_ += V::size) step_element<V>(row_, *this);
+    if (!plain_) {
+      run_tile<A>(row_, flags_, *this, count);
+    } else if (flags_.x0) {
+      flags_.noise ? run_tile<A>(row_, PlainStepFlags<true, true>{}, *this, count)
+                   : run_tile<A>(row_, PlainStepFlags<true, false>{}, *this, count);
+    } else {
+      flags_.noise ? run_tile<A>(row_, PlainStepFlags<false, true>{}, *this, count)
+                   : run_tile<A>(row_, PlainStepFlags<false, false>{}, *this, count);
+    }
     if (!direct_) flush_outputs();
   }
 
@@ -63,9 +97,7 @@ class StepTile {
     kSaved, kWritten, kSlot, kBuffers = kSlot + kStepTerms + 1
   };
 
-  const T* slot_data(int k) const {
-    return static_cast<const T*>(args_.slots) + k * args_.layout.numel;
-  }
+  T* slot_data(int k) const { return static_cast<T*>(args_.slots) + k * args_.layout.numel; }
 
   const A* flat(const void* data, Buffer buffer) {
     const T* source = static_cast<const T*>(data) + start_;
@@ -126,17 +158,17 @@ class StepTile {
   }
 
   void stage_inputs() {
-    sample_ = flat(args_.sample, kSample);
-    output_ = strided(args_.model_output, 0, kOutput);
-    if (has_uncond) uncond_ = strided(args_.uncond, 0, kUncond);
-    if (learned_) variance_ = strided(args_.model_output, args_.block, kVariance);
-    if (has_threshold) threshold_ = staged_threshold();
-    if (has_mu) mu_ = flat(args_.mu, kMu);
-    if (has_mask) mask_ = staged_mask();
-    if (has_noise) noise_ = staged_noise();
+    this->sample_ = flat(args_.sample, kSample);
+    this->output_ = strided(args_.model_output, 0, kOutput);
+    if (flags_.uncond) this->uncond_ = strided(args_.uncond, 0, kUncond);
+    if (flags_.learned) this->variance_ = strided(args_.model_output, args_.block, kVariance);
+    if (flags_.threshold) this->threshold_ = staged_threshold();
+    if (flags_.mu) this->mu_ = flat(args_.mu, kMu);
+    if (flags_.mask) this->mask_ = staged_mask();
+    if (flags_.noise) this->noise_ = staged_noise();
     for (int term = 0; term <= kStepTerms; ++term) {
       const int k = term < kStepTerms ? row_.read_slots[term] : row_.base_slot;
-      if (k >= 0) slots_[term] = flat(slot_data(k), static_cast<Buffer>(kSlot + term));
+      if (k >= 0) this->slots_[term] = flat(slot_data(k), static_cast<Buffer>(kSlot + term));
     }
   }
 
@@ -148,43 +180,27 @@ class StepTile {
   }
 
   void stage_outputs() {
-    prev_ = output_place(args_.prev, kPrev);
-    if (wants_original) original_ = output_place(args_.original, kOriginal);
-    if (row_.save_slot >= 0) {
-      saved_ = output_place(const_cast<T*>(slot_data(row_.save_slot)), kSaved);
-    }
-    if (row_.write_slot >= 0) {
-      written_ = output_place(const_cast<T*>(slot_data(row_.write_slot)), kWritten);
-    }
+    this->prev_ = output_place(args_.prev, kPrev);
+    if (flags_.original) this->original_ = output_place(args_.original, kOriginal);
+    if (flags_.save) this->saved_ = output_place(slot_data(row_.save_slot), kSaved);
+    if (flags_.write) this->written_ = output_place(slot_data(row_.write_slot), kWritten);
   }
 
-  void flush(const A* from, T* to) { convert_to(from, to + start_, count_); }
+  void flush(const A* from, void* to) { convert_to(from, static_cast<T*>(to) + start_, count_); }
 
   void flush_outputs() {
-    flush(prev_, static_cast<T*>(args_.prev));
-    if (wants_original) flush(original_, static_cast<T*>(args_.original));
-    if (row_.save_slot >= 0) flush(saved_, const_cast<T*>(slot_data(row_.save_slot)));
-    if (row_.write_slot >= 0) flush(written_, const_cast<T*>(slot_data(row_.write_slot)));
+    flush(this->prev_, args_.prev);
+    if (flags_.original) flush(this->original_, args_.original);
+    if (flags_.save) flush(this->saved_, slot_data(row_.save_slot));
+    if (flags_.write) flush(this->written_, slot_data(row_.write_slot));
   }
 
   const StepArgs& args_;
   const int64_t row_index_;
   const StepRow<A> row_;
-  bool learned_ = false, direct_ = false;
-  int64_t start_ = 0, count_ = 0, at_ = 0;
-  const A* sample_ = nullptr;
-  const A* output_ = nullptr;
-  const A* uncond_ = nullptr;
-  const A* variance_ = nullptr;
-  const A* threshold_ = nullptr;
-  const A* mu_ = nullptr;
-  const A* mask_ = nullptr;
-  const A* noise_ = nullptr;
-  const A* slots_[kStepTerms + 1] = {};
-  A* prev_ = nullptr;
-  A* original_ = nullptr;
-  A* saved_ = nullptr;
-  A* written_ = nullptr;
+  const StepFlags flags_;
+  bool plain_ = false, direct_ = false;
+  int64_t start_ = 0, count_ = 0;
   alignas(64) A buffers_[kBuffers][kTile] = {};
 };
 

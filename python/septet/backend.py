@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 BACKENDS = ("fused", "eager")
 
@@ -23,20 +22,18 @@ def _checked(name: str, source: str) -> str:
     return name
 
 
-_backend: ContextVar[str] = ContextVar(
-    "septet_backend",
-    default=_checked(os.environ.get("SEPTET_BACKEND", "fused"), "SEPTET_BACKEND"),
-)
+# A plain global rather than a context variable: torch.compile can guard on it.
+_backend = _checked(os.environ.get("SEPTET_BACKEND", "fused"), "SEPTET_BACKEND")
 
 
 def current_backend() -> str:
     """Return ``"fused"`` or ``"eager"``."""
-    return _backend.get()
+    return _backend
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run the ops inside the block on the named backend.
+    """Run the ops of this process, inside the block, on the named backend.
 
     Args:
         name: ``"fused"`` (compiled kernels) or ``"eager"`` (plain-torch references).
@@ -44,8 +41,9 @@ def use_backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: If the name is neither.
     """
-    token = _backend.set(_checked(name, "backend"))
+    global _backend
+    previous, _backend = _backend, _checked(name, "backend")
     try:
         yield
     finally:
-        _backend.reset(token)
+        _backend = previous

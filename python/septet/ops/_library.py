@@ -1,8 +1,11 @@
-"""Loading of the compiled operators, once, with an error that says what to do."""
+"""Loading of the compiled operators, with an error that says what to do.
+
+The library is loaded when :mod:`septet.ops` is imported. A failure is raised at the first call
+that needs a kernel, so that the plain-torch backend works without one.
+"""
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,18 @@ from septet.errors import LibraryError
 _FOLDER = Path(__file__).resolve().parent.parent
 
 
-def _load(name: str) -> None:
-    path = _FOLDER / f"{name}.so"
+def library_path(name: str) -> Path:
+    """Return where a compiled library (``_C``, ``_C_cuda``) of this installation lies."""
+    return _FOLDER / f"{name}.so"
+
+
+def load(name: str) -> None:
+    """Load one compiled library into the process.
+
+    Raises:
+        LibraryError: If it is missing or does not load; the message says how to fix that.
+    """
+    path = library_path(name)
     if not path.is_file():
         raise LibraryError(
             f"septet: the compiled library {path} is missing. Install a wheel, or build from a "
@@ -30,21 +43,27 @@ def _load(name: str) -> None:
         ) from error
 
 
-def has_cuda_library() -> bool:
-    """Tell whether this build ships CUDA kernels."""
-    return (_FOLDER / "_C_cuda.so").is_file()
-
-
-@functools.cache
-def ops() -> Any:
-    """Return ``torch.ops.septet`` with its kernels loaded.
-
-    Raises:
-        LibraryError: If the compiled library is missing or does not load.
-    """
-    _load("_C")
-    if torch.version.cuda is not None and has_cuda_library():
-        _load("_C_cuda")
+def _load_all() -> LibraryError | None:
+    try:
+        load("_C")
+        if torch.version.cuda is not None and library_path("_C_cuda").is_file():
+            load("_C_cuda")
+    except LibraryError as error:
+        return error
     import septet.ops._fakes  # noqa: F401  shape functions need the schemas
 
+    return None
+
+
+_error = _load_all()
+
+
+def ops() -> Any:
+    """Return ``torch.ops.septet``.
+
+    Raises:
+        LibraryError: If the compiled library could not be loaded.
+    """
+    if _error is not None:
+        raise _error
     return torch.ops.septet

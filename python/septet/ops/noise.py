@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from septet.ops import _library
 from septet.ops._dispatch import run, wants_reference
-from septet.ops._library import ops
 
 
 def philox_normal(
@@ -47,7 +47,7 @@ def philox_normal(
             memory_format=memory_format
         )
     out = torch.empty(shape, dtype=dtype, device=philox.device, memory_format=memory_format)
-    run(ops().philox_normal.default, out, philox, increment, threads)
+    run(_library.ops().philox_normal.default, out, philox, increment, threads)
     return out
 
 

@@ -7,8 +7,8 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from septet.ops import _library
 from septet.ops._dispatch import dense, like, run, wants_reference
-from septet.ops._library import ops
 
 
 @overload
@@ -112,7 +112,7 @@ def step(
     prev = torch.empty_like(sample)
     original = torch.empty_like(sample) if pred_original_sample else None
     run(
-        ops().step.default,
+        _library.ops().step.default,
         sample,
         _beside(model_output, sample),
         table,

@@ -47,7 +47,7 @@ def step(
     y = x
     if r.base_slot != NO_SLOT:
         assert slots is not None
-        y = slots[r.base_slot].to(acc)
+        y = slots[r.base_slot].to(acc).clone()  # the row may write this very slot
     combined = torch.zeros_like(m)
     for slot, weight in zip(r.read_slots, r.weights, strict=True):
         if slot == CURRENT_OUTPUT:

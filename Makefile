@@ -1,0 +1,64 @@
+# make demo   draws digits with every pipeline into out/
+# make test   builds and runs the quick tests
+# Both create .venv and everything in it; nothing else is needed but Python, a C++ compiler and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ABI_VENV := build/abi-venv
+ABI_TORCH ?= 2.14.1
+# Tests compile two architectures; wheels compile the list in CMakeLists.txt.
+export SEPTET_CUDA ?= AUTO
+TEST_CUDA_ARCHS ?= 80-real;90-real
+
+CPP := $(shell git ls-files 'csrc/*' 'tests/emulation/*.cpp' 'tests/emulation/*.h' 'tests/emulation/*.cu' 'tests/emulation/include/*' 2>/dev/null)
+SOURCES := $(shell git ls-files CMakeLists.txt pyproject.toml cmake csrc python tests/emulation 2>/dev/null)
+
+.PHONY: demo test test-all test-gpu lint format bench wheel abi-check clean
+
+demo: $(VENV)/.installed
+	$(BIN)/septet demo --output out
+
+# pytest-xdist keeps both cores of a small machine busy; each worker then gets one torch thread.
+test: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+test-all: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not cuda"
+
+test-gpu: $(VENV)/.installed
+	$(BIN)/pytest -m cuda
+
+lint: $(VENV)/.requirements
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	$(BIN)/mypy
+
+format: $(VENV)/.requirements
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+wheel: $(VENV)/.requirements
+	$(BIN)/pip wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+# The ABI promise: the wheel, built with one torch, runs with another, outside of this tree.
+abi-check: wheel
+	$(PYTHON) -m venv $(ABI_VENV)
+	$(ABI_VENV)/bin/pip install --quiet torch==$(ABI_TORCH) numpy Pillow safetensors tqdm regex transformers
+	$(ABI_VENV)/bin/pip install --quiet --force-reinstall --no-deps dist/septet-*.whl
+	cd $(ABI_VENV) && bin/septet env && bin/septet demo --output demo
+
+clean:
+	rm -rf build/cp* build/dev build/abi-venv dist out $(VENV)/.installed
+
+$(VENV)/.requirements: requirements-dev.txt constraints-dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -r requirements-dev.txt -c constraints-dev.txt
+	touch $@
+
+# A wheel is installed, never an editable checkout: tests then run what users get.
+$(VENV)/.installed: $(VENV)/.requirements $(SOURCES)
+	SEPTET_EMULATION=ON SEPTET_WERROR=ON $(BIN)/pip install --no-build-isolation --no-deps \
+		--config-settings=cmake.define.SEPTET_CUDA_ARCHS="$(TEST_CUDA_ARCHS)" .
+	touch $@

@@ -1,0 +1,88 @@
+"""Sampling for seven diffusion pipelines, with every sampler step as one fused operator.
+
+Names are imported when they are first used, so ``import septet`` costs little more than
+``import torch``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from septet.backend import use_backend
+    from septet.errors import CheckpointError, LibraryError
+    from septet.models import UNet2DModel
+    from septet.pipelines import (
+        DDIMPipeline,
+        DDPMPipeline,
+        DiffusionPipeline,
+        ImagePipelineOutput,
+        PNDMPipeline,
+    )
+    from septet.random import PhiloxSeeds, randn_tensor
+    from septet.sampling import SamplingLoop
+    from septet.schedulers import (
+        DDIMScheduler,
+        DDPMScheduler,
+        PNDMScheduler,
+        SchedulerOutput,
+        StepTable,
+    )
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "CheckpointError": "septet.errors",
+    "DDIMPipeline": "septet.pipelines",
+    "DDIMScheduler": "septet.schedulers",
+    "DDPMPipeline": "septet.pipelines",
+    "DDPMScheduler": "septet.schedulers",
+    "DiffusionPipeline": "septet.pipelines",
+    "ImagePipelineOutput": "septet.pipelines",
+    "LibraryError": "septet.errors",
+    "PNDMPipeline": "septet.pipelines",
+    "PNDMScheduler": "septet.schedulers",
+    "PhiloxSeeds": "septet.random",
+    "SamplingLoop": "septet.sampling",
+    "SchedulerOutput": "septet.schedulers",
+    "StepTable": "septet.schedulers",
+    "UNet2DModel": "septet.models",
+    "randn_tensor": "septet.random",
+    "use_backend": "septet.backend",
+}
+
+__all__ = [
+    "CheckpointError",
+    "DDIMPipeline",
+    "DDIMScheduler",
+    "DDPMPipeline",
+    "DDPMScheduler",
+    "DiffusionPipeline",
+    "ImagePipelineOutput",
+    "LibraryError",
+    "PNDMPipeline",
+    "PNDMScheduler",
+    "PhiloxSeeds",
+    "SamplingLoop",
+    "SchedulerOutput",
+    "StepTable",
+    "UNet2DModel",
+    "randn_tensor",
+    "use_backend",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import an exported name on first use (PEP 562)."""
+    module = _EXPORTS.get(name)
+    if module is None:
+        raise AttributeError(f"module 'septet' has no attribute {name!r}")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the exported names, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,159 @@
+"""The folder layout of diffusers: an index file, and one folder per component."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+
+from septet.checkpoints.files import read_json, write_json
+from septet.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+INDEX_NAME = "model_index.json"
+
+# A class name in a file is only ever looked up here: it never decides what gets imported.
+PIPELINE_CLASSES = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline")
+MODEL_CLASSES = ("UNet2DModel",)
+SCHEDULER_CLASSES = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
+
+
+@dataclass(frozen=True)
+class Component:
+    """One entry of an index file.
+
+    Attributes:
+        name: What the pipeline calls the component, such as "unet".
+        library: The package the class comes from according to the file, usually "diffusers".
+        class_name: A name from the tables of this module.
+        path: The folder with the component's files.
+    """
+
+    name: str
+    library: str
+    class_name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """A checkpoint folder whose index has been read and checked.
+
+    Attributes:
+        path: The folder.
+        class_name: The pipeline class, a name from the tables of this module.
+        components: The components by name; those that the file declares absent are not there.
+        options: The other entries of the index file, such as flags.
+    """
+
+    path: Path
+    class_name: str
+    components: Mapping[str, Component]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> CheckpointFolder:
+        """Read the index file of a folder.
+
+        Raises:
+            CheckpointError: If the file is missing or damaged, names a class that is not in the
+                tables, or a component lies outside the folder.
+        """
+        path = Path(folder)
+        index = read_json(path / INDEX_NAME)
+        where = path / INDEX_NAME
+        class_name = _known(index.get("_class_name"), PIPELINE_CLASSES, f"{where}: _class_name")
+        components: dict[str, Component] = {}
+        options: dict[str, Any] = {}
+        for name, entry in index.items():
+            if name.startswith("_"):
+                continue
+            if not isinstance(entry, list):
+                options[name] = entry
+            elif entry != [None, None]:
+                components[name] = _component(path, name, entry)
+        return cls(path, class_name, components, options)
+
+    def component(self, name: str, *class_names: str) -> Component:
+        """Return a component, checking its class.
+
+        Args:
+            name: Such as "unet".
+            *class_names: The classes that will do; none given means that any will.
+
+        Raises:
+            CheckpointError: If the index does not have it, or has it with another class.
+        """
+        found = self.components.get(name)
+        where = self.path / INDEX_NAME
+        if found is None:
+            raise CheckpointError(
+                f"{where}: no component {name!r}, there are {sorted(self.components)}"
+            )
+        if class_names and found.class_name not in class_names:
+            raise CheckpointError(
+                f"{where}: component {name!r} is a {found.class_name}, expected "
+                f"{' or '.join(class_names)}"
+            )
+        return found
+
+
+def inside(root: Path, name: str) -> Path:
+    """Return the folder ``root / name``, which must not lie outside ``root``.
+
+    Only folders are held to this, not the files in them: the download cache of the Hugging Face
+    hub keeps every file as a link to a store elsewhere.
+
+    Raises:
+        CheckpointError: If the name is absolute, climbs with "..", or is a link that leads out.
+    """
+    parts = (*PurePosixPath(name).parts, *PureWindowsPath(name).parts)
+    absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
+    path = root / name
+    if not name or absolute or ".." in parts or "\0" in name:
+        raise CheckpointError(f"{root}: component folder {name!r} must be a folder inside it")
+    try:
+        leads_out = not path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, or not encodable
+        raise CheckpointError(f"{root}: component folder {name!r} is no path") from error
+    if leads_out:
+        raise CheckpointError(f"{root}: component folder {name!r} leads out of it")
+    return path
+
+
+def write_index(
+    folder: str | os.PathLike[str], class_name: str, components: Mapping[str, tuple[str, str]]
+) -> None:
+    """Write the index file of a checkpoint folder.
+
+    Args:
+        folder: An existing folder.
+        class_name: The pipeline class.
+        components: Library and class name by component name.
+    """
+    entries = {name: list(component) for name, component in components.items()}
+    write_json(Path(folder) / INDEX_NAME, {"_class_name": class_name, **entries})
+
+
+def _component(root: Path, name: str, entry: list[Any]) -> Component:
+    where = f"{root / INDEX_NAME}: component {name!r}"
+    if len(entry) != 2 or not all(isinstance(part, str) for part in entry):
+        raise CheckpointError(f"{where} must be [library, class], got {entry!r}")
+    library, class_name = entry
+    known = _known(class_name, (*MODEL_CLASSES, *SCHEDULER_CLASSES), where)
+    path = inside(root, name)
+    try:
+        exists = path.is_dir()
+    except OSError:  # too long for a folder's name
+        exists = False
+    # Repositories of a single network keep the files of all components beside the index.
+    return Component(name, library, known, path if exists else root)
+
+
+def _known(class_name: object, table: tuple[str, ...], where: str) -> str:
+    if not isinstance(class_name, str) or class_name not in table:
+        raise CheckpointError(f"{where} is {class_name!r}, expected one of {list(table)}")
+    return class_name

@@ -1,0 +1,25 @@
+"""The building blocks the networks are made of, one fusable group of operations per module."""
+
+from septet.nn.activation import ACTIVATIONS, activation
+from septet.nn.attention import SpatialAttention
+from septet.nn.blocks import DownBlock2D, MidBlock2D, UpBlock2D
+from septet.nn.embedding import TimestepEmbedding, sinusoidal_embedding
+from septet.nn.norm import GroupNormAct
+from septet.nn.resample import Downsample2D, Upsample2D
+from septet.nn.resnet import ResnetBlock2D, ResnetOptions
+
+__all__ = [
+    "ACTIVATIONS",
+    "DownBlock2D",
+    "Downsample2D",
+    "GroupNormAct",
+    "MidBlock2D",
+    "ResnetBlock2D",
+    "ResnetOptions",
+    "SpatialAttention",
+    "TimestepEmbedding",
+    "UpBlock2D",
+    "Upsample2D",
+    "activation",
+    "sinusoidal_embedding",
+]

@@ -1,0 +1,66 @@
+"""Timestep embeddings: a fixed table of sines and cosines, and the small network after it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def sinusoidal_embedding(
+    timesteps: Tensor,
+    dim: int,
+    *,
+    flip_sin_to_cos: bool = False,
+    freq_shift: float = 0.0,
+    max_period: float = 10000.0,
+) -> Tensor:
+    """Embed timesteps as sines and cosines of geometrically spaced frequencies.
+
+    With ``h = dim // 2`` and ``w_i = exp(-ln(max_period) * i / (h - freq_shift))`` a row is
+    ``[sin(t w_0), .., sin(t w_h-1), cos(t w_0), .., cos(t w_h-1)]`` (DDPM, Ho et al. 2020,
+    after Vaswani et al. 2017).
+
+    Args:
+        timesteps: ``[N]``, any real dtype, fractions allowed.
+        dim: Columns of the result; an odd one ends in a column of zeros.
+        flip_sin_to_cos: Put the cosines first.
+        freq_shift: 1 makes the last frequency exactly ``1 / max_period`` (the original code), 0
+            stops one step before it (the later default).
+        max_period: The longest wavelength, divided by 2 pi.
+
+    Returns:
+        ``[N, dim]`` in float32.
+    """
+    half = dim // 2
+    index = torch.arange(half, dtype=torch.float32, device=timesteps.device)
+    frequencies = torch.exp(-math.log(max_period) * index / (half - freq_shift))
+    angles = timesteps[:, None].float() * frequencies[None, :]
+    waves = [torch.sin(angles), torch.cos(angles)]
+    embedding = torch.cat(waves[::-1] if flip_sin_to_cos else waves, dim=-1)
+    return F.pad(embedding, (0, dim % 2))
+
+
+class TimestepEmbedding(nn.Module):
+    """Linear, SiLU, linear: turns a sinusoidal embedding into the vector that blocks see.
+
+    Args:
+        in_channels: Columns of the sinusoidal embedding.
+        time_embed_dim: Width of both linear layers.
+    """
+
+    def __init__(self, in_channels: int, time_embed_dim: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(in_channels, time_embed_dim)
+        self.linear_2 = nn.Linear(time_embed_dim, time_embed_dim)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Map ``[..., in_channels]`` to ``[..., time_embed_dim]``."""
+        hidden: Tensor = self.linear_2(F.silu(self.linear_1(embedding)))
+        return hidden

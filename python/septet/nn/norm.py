@@ -1,0 +1,56 @@
+"""Group normalisation together with what always follows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import nn
+
+from septet.nn.activation import activation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class GroupNormAct(nn.GroupNorm):
+    """Group normalisation, then an optional scale and shift per channel, then an activation.
+
+    These three are one module because they read and write the same memory: together they are
+    one pass, apart they are three. The parameters are those of ``torch.nn.GroupNorm``.
+
+    Args:
+        num_groups: Number of groups; must divide ``num_channels``.
+        num_channels: Channels of the input.
+        eps: Added to the variance.
+        act_fn: Name of the activation, None for none.
+    """
+
+    def __init__(
+        self, num_groups: int, num_channels: int, eps: float, act_fn: str | None = None
+    ) -> None:
+        super().__init__(num_groups, num_channels, eps=eps)
+        self.act_fn = act_fn
+        self._act = None if act_fn is None else activation(act_fn)
+
+    def forward(self, input: Tensor, scale_shift: Tensor | None = None) -> Tensor:
+        """Normalise.
+
+        Args:
+            input: ``[B, C, ...]``.
+            scale_shift: ``[B or 1, 2 * C]``: the first C columns are the scale s, the others the
+                shift t of ``y * (1 + s) + t``, applied after the affine parameters.
+
+        Returns:
+            A tensor like ``input``.
+        """
+        hidden = F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+        if scale_shift is not None:
+            spread = scale_shift.reshape(*scale_shift.shape, *(1,) * (input.ndim - 2))
+            scale, shift = spread.chunk(2, dim=1)
+            hidden = hidden * (1 + scale) + shift
+        return hidden if self._act is None else self._act(hidden)
+
+    def extra_repr(self) -> str:
+        """Describe the module the way ``torch.nn.GroupNorm`` does, with the activation."""
+        return f"{super().extra_repr()}, act_fn={self.act_fn}"

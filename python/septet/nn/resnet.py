@@ -1,0 +1,101 @@
+"""The residual block of the image networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch.nn.functional as F
+from torch import nn
+
+from septet.nn.norm import GroupNormAct
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ResnetOptions:
+    """What all residual blocks of one network have in common.
+
+    Attributes:
+        temb_channels: Width of the time embedding.
+        groups: Groups of the normalisations.
+        eps: Epsilon of the normalisations.
+        act_fn: Name of the activation.
+        scale_shift: True if the time embedding scales and shifts the second normalisation, False
+            if it is added before it.
+        output_scale_factor: The sum of branch and shortcut is divided by it.
+    """
+
+    temb_channels: int
+    groups: int
+    eps: float
+    act_fn: str
+    scale_shift: bool = False
+    output_scale_factor: float = 1.0
+
+
+class ResnetBlock2D(nn.Module):
+    """Twice normalise, activate, convolve; the time embedding enters in between.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output; where they differ the shortcut is a 1x1 convolution.
+        options: What the network's blocks have in common.
+        resample: ``"up"`` doubles the resolution by repeating pixels, ``"down"`` halves it by
+            averaging 2x2 pixels, on both branches; None keeps it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        options: ResnetOptions,
+        *,
+        resample: Literal["up", "down"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.resample = resample
+        self.scale_shift = options.scale_shift
+        self.output_scale_factor = options.output_scale_factor
+        self.time_channels = 2 * out_channels if options.scale_shift else out_channels
+        self.norm1 = GroupNormAct(options.groups, in_channels, options.eps, options.act_fn)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.time_emb_proj = nn.Linear(options.temb_channels, self.time_channels)
+        self.norm2 = GroupNormAct(options.groups, out_channels, options.eps, options.act_fn)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
+        self.conv_shortcut: nn.Conv2d | None = None
+        if in_channels != out_channels:
+            self.conv_shortcut = nn.Conv2d(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, sample: Tensor, time: Tensor) -> Tensor:
+        """Run the block.
+
+        Args:
+            sample: ``[B, in_channels, H, W]``.
+            time: ``[B or 1, time_channels]``, the output of ``time_emb_proj`` on the activated
+                time embedding. It is an argument because it does not depend on the sample: a
+                sampling loop computes it once for all steps.
+
+        Returns:
+            ``[B, out_channels, H', W']``.
+        """
+        hidden = self.norm1(sample)
+        if self.resample is not None:
+            hidden, sample = self._resample(hidden), self._resample(sample)
+        hidden = self.conv1(hidden)
+        if self.scale_shift:
+            hidden = self.norm2(hidden, time)
+        else:
+            hidden = self.norm2(hidden + time[:, :, None, None])
+        hidden = self.conv2(hidden)
+        if self.conv_shortcut is not None:
+            sample = self.conv_shortcut(sample)
+        total: Tensor = sample + hidden
+        return total if self.output_scale_factor == 1 else total / self.output_scale_factor
+
+    def _resample(self, sample: Tensor) -> Tensor:
+        if self.resample == "up":
+            return F.interpolate(sample, scale_factor=2.0, mode="nearest")
+        return F.avg_pool2d(sample, kernel_size=2)

@@ -1,0 +1,15 @@
+"""The pipelines: networks, a scheduler and the sampling loop put together."""
+
+from septet.pipelines.base import DiffusionPipeline
+from septet.pipelines.ddim import DDIMPipeline
+from septet.pipelines.ddpm import DDPMPipeline
+from septet.pipelines.output import ImagePipelineOutput
+from septet.pipelines.pndm import PNDMPipeline
+
+__all__ = [
+    "DDIMPipeline",
+    "DDPMPipeline",
+    "DiffusionPipeline",
+    "ImagePipelineOutput",
+    "PNDMPipeline",
+]

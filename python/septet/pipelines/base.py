@@ -1,0 +1,256 @@
+"""What all pipelines share: components, devices, loading and saving, progress, interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from septet.checkpoints import CheckpointFolder, write_index
+from septet.pipelines.registry import find_class
+from septet.sampling import PreparedModel, StepCallback
+from septet.schedulers import StepTable
+
+if TYPE_CHECKING:
+    import os
+
+PipelineT = TypeVar("PipelineT", bound="DiffusionPipeline")
+
+#: Called as ``callback(pipeline, step_index, timestep, tensors)`` after every step.
+PipelineCallback = Callable[[Any, int, float, dict[str, Tensor]], Mapping[str, Tensor] | None]
+
+#: diffusers' name of the sample in callbacks.
+_ALIASES = {"latents": "sample"}
+
+
+class DiffusionPipeline:
+    """Networks and a scheduler that sample together.
+
+    ``DiffusionPipeline.from_pretrained`` makes the pipeline that the folder names; a subclass
+    makes itself out of any folder with the components it needs.
+
+    Attributes:
+        components: The components by name, as the constructor takes them.
+    """
+
+    #: Names of the constructor arguments.
+    component_names: ClassVar[tuple[str, ...]] = ()
+    _callback_tensor_inputs: ClassVar[tuple[str, ...]] = (
+        "latents",
+        "sample",
+        "model_output",
+        "pred_original_sample",
+    )
+
+    def __init__(self) -> None:
+        self._interrupt = False
+        # tqdm reads None as: show where there is a terminal
+        self._progress_bar_config: dict[str, Any] = {"disable": None}
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The components by name."""
+        return {name: getattr(self, name) for name in self.component_names}
+
+    def _modules(self) -> list[nn.Module]:
+        return [part for part in self.components.values() if isinstance(part, nn.Module)]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the networks."""
+        return next(self._modules()[0].parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the networks' weights."""
+        return next(self._modules()[0].parameters()).dtype
+
+    def to(
+        self: PipelineT,
+        *args: str | torch.device | torch.dtype,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> PipelineT:
+        """Move the networks: ``to(device)``, ``to(dtype)``, ``to(device, dtype)`` or by name.
+
+        Returns:
+            The pipeline itself.
+
+        Raises:
+            ValueError: If something is given twice, or is neither a device nor a floating type.
+        """
+        for argument in args:
+            if isinstance(argument, torch.dtype):
+                if dtype is not None:
+                    raise ValueError("dtype is given twice")
+                dtype = argument
+            else:
+                if device is not None:
+                    raise ValueError("device is given twice")
+                device = argument
+        if dtype is not None and not dtype.is_floating_point:
+            raise ValueError(f"dtype must be a floating-point type, got {dtype}")
+        try:
+            place = None if device is None else torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"device {device!r} is not known to torch") from error
+        for module in self._modules():
+            module.to(device=place, dtype=dtype)
+        return self
+
+    # -- files ----------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls: type[PipelineT],
+        folder: str | os.PathLike[str],
+        *,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        variant: str | None = None,
+        use_safetensors: bool | None = None,
+        **components: Any,
+    ) -> PipelineT:
+        """Load a pipeline from a folder in the layout of diffusers.
+
+        Args:
+            folder: Holds ``model_index.json`` and a folder per component; a component whose
+                folder is missing is read from the root.
+            dtype: Type of the weights, float32 if not given.
+            torch_dtype: The older name of ``dtype``.
+            variant: Reads ``diffusion_pytorch_model.<variant>.safetensors``, for example "fp16".
+            use_safetensors: True refuses pickled weights, False reads only those.
+            **components: Components to use instead of those in the folder.
+
+        Raises:
+            CheckpointError: If a file is missing, damaged, or names a class septet does not have.
+            ValueError: If an argument is unknown or makes no sense.
+        """
+        opened = CheckpointFolder.open(folder)
+        chosen = find_class(opened.class_name) if cls is DiffusionPipeline else cls
+        unknown = sorted(components.keys() - set(chosen.component_names))
+        if unknown:
+            raise ValueError(
+                f"unknown argument {unknown[0]!r}; {chosen.__name__} has the components "
+                f"{', '.join(chosen.component_names)}"
+            )
+        for name in chosen.component_names:
+            if name in components:
+                continue
+            entry = opened.component(name)
+            component_class = find_class(entry.class_name)
+            options: dict[str, Any] = {}
+            if issubclass(component_class, nn.Module):
+                options = {
+                    "dtype": dtype,
+                    "torch_dtype": torch_dtype,
+                    "variant": variant,
+                    "use_safetensors": use_safetensors,
+                }
+            components[name] = component_class.from_pretrained(entry.path, **options)
+        pipeline: PipelineT = chosen(**components)
+        return pipeline
+
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], *, variant: str | None = None
+    ) -> None:
+        """Save the pipeline in the layout of diffusers, weights as safetensors.
+
+        Args:
+            folder: Made if need be; files of the same names are replaced.
+            variant: Goes into the names of the weights files.
+        """
+        path = Path(folder)
+        for name, component in self.components.items():
+            options = {"variant": variant} if isinstance(component, nn.Module) else {}
+            component.save_pretrained(path / name, **options)
+        # last, so that a folder with an index is complete
+        entries = {
+            name: ("diffusers", type(component).__name__)
+            for name, component in self.components.items()
+        }
+        write_index(path, type(self).__name__, entries)
+
+    # -- runs -----------------------------------------------------------------------------------
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the run in progress has been asked to stop (by setting ``_interrupt``)."""
+        return self._interrupt
+
+    def progress_bar(self, iterable: Iterable[Any] | None = None, total: int | None = None) -> Any:
+        """Show progress over an iterable (or a total) with tqdm; silent without a terminal."""
+        from tqdm.auto import tqdm
+
+        return tqdm(iterable, total=total, **self._progress_bar_config)
+
+    def set_progress_bar_config(self, **config: Any) -> None:
+        """Set tqdm's arguments for the progress bar, such as ``disable=True``."""
+        self._progress_bar_config = {"disable": None, **config}
+
+    def _check_callback(self, callback: object, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of the tensors a callback wants to see.
+
+        Raises:
+            ValueError: If it is not callable, or a name is unknown.
+        """
+        if callback is not None and not callable(callback):
+            raise ValueError(f"callback_on_step_end must be callable, got {callback!r}")
+        # diffusers' callback objects say themselves what they need
+        names = tuple(getattr(callback, "tensor_inputs", names))
+        for name in names:
+            if name not in self._callback_tensor_inputs:
+                raise ValueError(
+                    f"callback_on_step_end_tensor_inputs must be among "
+                    f"{self._callback_tensor_inputs}, got {name!r}"
+                )
+        return names
+
+    def _step_callback(
+        self, callback: PipelineCallback | None, names: Sequence[str]
+    ) -> StepCallback | None:
+        """Turn a pipeline's callback into a loop's."""
+        if callback is None:
+            return None
+
+        def on_step_end(row: int, timestep: float, tensors: dict[str, Tensor]) -> Tensor | None:
+            sample = tensors["sample"]
+            shown = {name: tensors[_ALIASES.get(name, name)] for name in names}
+            returned = callback(self, row, timestep, shown) or {}
+            for name in ("sample", "latents"):
+                replacement = returned.get(name)
+                if replacement is not None and replacement is not sample:
+                    return replacement
+            return None
+
+        return on_step_end
+
+
+def loop_tensors(names: Sequence[str]) -> tuple[str, ...]:
+    """Return what the loop must show so that a callback can see these names."""
+    return tuple(dict.fromkeys(("sample", *(_ALIASES.get(name, name) for name in names))))
+
+
+def prepare(model: Any, table: StepTable, device: torch.device) -> PreparedModel:
+    """Bind a network to the timesteps of a table.
+
+    Args:
+        model: A septet network, which computes ahead what depends on the timesteps only; or any
+            callable ``model(sample, timestep)``, such as a diffusers network.
+        table: The run.
+        device: Device of the samples.
+    """
+    timesteps = torch.tensor(table.timesteps, device=device)
+    if hasattr(model, "prepare"):
+        prepared: PreparedModel = model.prepare(timesteps)
+        return prepared
+
+    def call(sample: Tensor, row: int) -> Tensor:
+        output = model(sample, timesteps[row])
+        result: Tensor = output.sample if hasattr(output, "sample") else output[0]
+        return result
+
+    return call

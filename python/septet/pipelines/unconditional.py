@@ -1,0 +1,110 @@
+"""The run that DDPM, DDIM and PNDM share: noise in, images out."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from septet.checkpoints.folder import SCHEDULER_CLASSES
+from septet.pipelines.base import DiffusionPipeline, PipelineCallback, loop_tensors, prepare
+from septet.pipelines.output import ImagePipelineOutput, check_output_type, to_images
+from septet.pipelines.registry import find_class
+from septet.random import Generators, check_generator, randn_tensor
+from septet.sampling import SamplingLoop
+from septet.schedulers import Scheduler, StepTable
+
+
+class UnconditionalImagePipeline(DiffusionPipeline):
+    """A UNet and a scheduler that make images out of noise alone.
+
+    Args:
+        unet: A ``UNet2DModel`` of septet or diffusers, or anything like it: ``unet(sample,
+            timestep).sample``, with ``sample_size`` and ``in_channels`` in ``unet.config``.
+        scheduler: A scheduler of septet or diffusers; one of another kind than the pipeline
+            wants is converted through its configuration.
+
+    Raises:
+        ValueError: If the scheduler is of an unknown kind.
+    """
+
+    component_names: ClassVar[tuple[str, ...]] = ("unet", "scheduler")
+    #: What the scheduler is converted to; None accepts all of septet's.
+    scheduler_class: ClassVar[type[Scheduler] | None] = None
+
+    def __init__(self, unet: Any, scheduler: Any) -> None:
+        super().__init__()
+        self.unet = unet
+        self.scheduler = scheduler
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The scheduler; assigning another one converts it as the constructor does."""
+        return self._scheduler
+
+    @scheduler.setter
+    def scheduler(self, scheduler: Any) -> None:
+        wanted = self.scheduler_class
+        if isinstance(scheduler, wanted or Scheduler):
+            self._scheduler: Scheduler = scheduler
+            return
+        name = type(scheduler).__name__
+        if name not in SCHEDULER_CLASSES or not hasattr(scheduler, "config"):
+            raise ValueError(f"scheduler must be one of {SCHEDULER_CLASSES}, got {name}")
+        self._scheduler = (wanted or find_class(name)).from_config(scheduler.config)
+
+    def _generate(
+        self,
+        make_table: Callable[[], StepTable],
+        *,
+        batch_size: int,
+        num_inference_steps: int,
+        generator: Generators,
+        output_type: str,
+        return_dict: bool,
+        callback_on_step_end: PipelineCallback | None,
+        callback_on_step_end_tensor_inputs: Sequence[str],
+        noise_dtype: torch.dtype | None = None,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Check the arguments, then run; ``make_table`` is called once the timesteps are set."""
+        shape = self._sample_shape(batch_size)
+        device, dtype = self.device, self.dtype
+        check_output_type(output_type, shape[1])
+        check_generator(generator, batch_size, device)
+        names = self._check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        self.scheduler.set_timesteps(num_inference_steps)
+        table = make_table()
+
+        self._interrupt = False
+        loop = SamplingLoop(
+            table,
+            generator=generator,
+            progress=self.progress_bar,
+            callback=self._step_callback(callback_on_step_end, names),
+            callback_tensors=loop_tensors(names),
+            interrupted=lambda: self._interrupt,
+        )
+        noise = randn_tensor(shape, generator, device, noise_dtype or dtype).to(dtype)
+        sample = loop(prepare(self.unet, table, device), noise * self.scheduler.init_noise_sigma)
+        images = to_images(sample, output_type)
+        return ImagePipelineOutput(images) if return_dict else (images,)
+
+    def _sample_shape(self, batch_size: int) -> tuple[int, int, int, int]:
+        """Return ``(B, C, H, W)``.
+
+        Raises:
+            ValueError: If the batch size is no positive integer, or the network has no image size.
+        """
+        try:
+            batch = operator.index(batch_size)
+        except TypeError:
+            batch = 0
+        if isinstance(batch_size, bool) or batch < 1:
+            raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
+        size = self.unet.config.sample_size
+        if size is None:
+            raise ValueError("unet.config.sample_size must be set, to know how large images are")
+        height, width = (size, size) if isinstance(size, int) else size
+        return batch, self.unet.config.in_channels, height, width

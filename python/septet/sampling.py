@@ -1,0 +1,144 @@
+"""The one sampling loop that all pipelines use: predict, then apply a row of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from septet import ops
+from septet.random import Generators, PhiloxSeeds, check_generator, randn_tensor, words_per_draw
+from septet.schedulers.table import StepTable
+
+
+class PreparedModel(Protocol):
+    """A network whose timesteps are known, as ``model.prepare(timesteps)`` returns it."""
+
+    def __call__(self, sample: Tensor, row: int) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the output at step ``row``, or the pair (conditional, unconditional output)."""
+
+
+class StepCallback(Protocol):
+    """What a loop calls after every step."""
+
+    def __call__(self, row: int, timestep: float, tensors: dict[str, Tensor]) -> Tensor | None:
+        """Look at the tensors named in ``callback_tensors``; return a new sample or None."""
+
+
+class SamplingLoop:
+    """Runs a sampler table from a starting sample to the end.
+
+    The loop itself never waits for the device. It keeps no state between runs and changes none
+    but the generator's, so it can be interrupted anywhere.
+
+    Args:
+        table: The coefficients of the steps.
+        generator: Where noise comes from. A ``torch.Generator`` is drawn from in the order and
+            with the values of diffusers, in every row that adds noise; :class:`PhiloxSeeds` are
+            evaluated inside the step, with the values that drawing them in that order gives.
+        progress: Wraps the iteration over the rows, to show it.
+        callback: Called after every step.
+        callback_tensors: What the callback is shown: "sample" (after the step), "model_output",
+            "pred_original_sample".
+        interrupted: Asked before every step; once it is true the sample is returned as it is.
+    """
+
+    def __init__(
+        self,
+        table: StepTable,
+        *,
+        generator: Generators = None,
+        progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+        callback: StepCallback | None = None,
+        callback_tensors: Iterable[str] = ("sample",),
+        interrupted: Callable[[], bool] | None = None,
+    ) -> None:
+        self.table = table
+        self.generator = generator
+        self.progress = progress
+        self.callback = callback
+        self.callback_tensors = tuple(callback_tensors) if callback else ()
+        self.interrupted = interrupted
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: PreparedModel,
+        sample: Tensor,
+        mu: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Sample.
+
+        Args:
+            model: What predicts, called once per row.
+            sample: ``[B, C, ...]``, the starting noise.
+            mu: ``[B, C, ...]``, prior mean, for tables that use one.
+            mask: ``[B, 1, ...]``, multiplies every sample.
+
+        Returns:
+            ``[B, C, ...]``.
+
+        Raises:
+            ValueError: If the generator does not suit the batch, the callback returns a sample
+                of another shape, or the model's output does not fit.
+        """
+        check_generator(self.generator, sample.shape[0], sample.device)
+        wants_original = "pred_original_sample" in self.callback_tensors
+        options: dict[str, Any] = {
+            "mu": mu,
+            "mask": mask,
+            "slots": self.table.new_slots(sample),
+            "pred_original_sample": wants_original,
+        }
+        coefficients = self.table.on(sample)
+        draw_noise = self._noise_source(sample)
+        for row in self.progress(range(len(self.table))):
+            if self.interrupted is not None and self.interrupted():
+                break
+            output = model(sample, row)
+            output, uncond = output if isinstance(output, tuple) else (output, None)
+            if self.table.adds_noise(row):
+                options.update(draw_noise(row))
+            if self.table.dynamic_threshold is not None:
+                options["threshold"] = self.table.threshold(row, sample, output, uncond)
+            options["uncond_output"] = uncond
+            result: Any = ops.step(sample, output, coefficients, row, **options)
+            sample, original = result if wants_original else (result, None)
+            if self.callback is not None:
+                tensors = {"sample": sample, "model_output": output}
+                tensors |= {} if original is None else {"pred_original_sample": original}
+                shown = {name: tensors[name] for name in self.callback_tensors}
+                sample = _replaced(sample, self.callback(row, self.table.timesteps[row], shown))
+        return sample
+
+    def _noise_source(self, sample: Tensor) -> Callable[[int], dict[str, Any]]:
+        """Return a function from a row to the arguments that give a step its noise."""
+        generator = self.generator
+        if not isinstance(generator, PhiloxSeeds):
+            return lambda _row: {
+                "noise": randn_tensor(sample.shape, generator, sample.device, sample.dtype)
+            }
+        words = words_per_draw(sample[0].numel())
+        start = generator.offset
+        philox = generator.advance(0).to(sample.device)
+
+        def reserve(row: int) -> dict[str, Any]:
+            generator.offset = start + (row + 1) * words
+            return {"philox": philox, "philox_increment": words}
+
+        return reserve
+
+
+def _replaced(sample: Tensor, replacement: Tensor | None) -> Tensor:
+    """Return the sample a callback asks for, in the layout, type and place of the old one."""
+    if replacement is None or replacement is sample:
+        return sample
+    if replacement.shape != sample.shape:
+        raise ValueError(
+            f"the callback must return a sample of shape {list(sample.shape)}, got "
+            f"{list(replacement.shape)}"
+        )
+    return torch.empty_like(sample).copy_(replacement)

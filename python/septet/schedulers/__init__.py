@@ -1,0 +1,18 @@
+"""The samplers: each is a configuration and a function that fills a table of coefficients."""
+
+from septet.schedulers.base import Scheduler, SchedulerOutput
+from septet.schedulers.config import SchedulerConfig
+from septet.schedulers.ddim import DDIMScheduler
+from septet.schedulers.ddpm import DDPMScheduler
+from septet.schedulers.pndm import PNDMScheduler
+from septet.schedulers.table import StepTable
+
+__all__ = [
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "PNDMScheduler",
+    "Scheduler",
+    "SchedulerConfig",
+    "SchedulerOutput",
+    "StepTable",
+]

@@ -1,0 +1,367 @@
+"""What the schedulers share: configuration, noise schedule, and one call of the fused step."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from septet import ops
+from septet.random import Generators, randn_tensor
+from septet.schedulers.betas import make_betas
+from septet.schedulers.config import (
+    DEFAULTED,
+    SchedulerConfig,
+    argument_names,
+    explicit_entries,
+)
+from septet.schedulers.table import StepTable
+from septet.schedulers.thresholding import DynamicThreshold
+from septet.schedulers.timesteps import SPACINGS, check_num_inference_steps, spaced_timesteps
+
+if TYPE_CHECKING:
+    import os
+
+SchedulerT = TypeVar("SchedulerT", bound="Scheduler")
+
+CONFIG_NAME = "scheduler_config.json"
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+
+
+@dataclass(frozen=True)
+class SchedulerOutput:
+    """The result of one step; ``output[0]`` is its first entry, as in diffusers.
+
+    Attributes:
+        prev_sample: ``[B, C, ...]``, the sample at the next (less noisy) timestep.
+        pred_original_sample: ``[B, C, ...]``, the clipped estimate of the clean sample, where the
+            scheduler makes one.
+    """
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor | None = None
+
+    def to_tuple(self) -> tuple[Tensor, ...]:
+        """Return the entries that are there."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return tuple(value for value in values if value is not None)
+
+    def __getitem__(self, key: int | str) -> Tensor:
+        """Return an entry by position or name."""
+        value: Tensor = getattr(self, key) if isinstance(key, str) else self.to_tuple()[key]
+        return value
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Unpack as a tuple."""
+        return iter(self.to_tuple())
+
+
+class Scheduler(ABC):
+    """A sampler: a configuration, and a function that fills a :class:`StepTable` from it.
+
+    Subclasses keep the constructor arguments and the ``step`` signature of their diffusers
+    namesakes, so that they also work inside diffusers' own pipelines.
+
+    Attributes:
+        config: All constructor arguments, and those of other schedulers that the configuration it
+            was made from held.
+        betas, alphas, alphas_cumprod: ``[T]`` float32. For reading: the steps are computed from
+            float64 tables, so changing these changes nothing.
+        timesteps: int64, descending; what :meth:`set_timesteps` chose.
+        num_inference_steps: How many steps were asked for, None before.
+    """
+
+    order: ClassVar[int] = 1
+    init_noise_sigma: ClassVar[float] = 1.0
+    config_name: ClassVar[str] = CONFIG_NAME
+    _classes: ClassVar[list[type[Scheduler]]] = []
+
+    config: SchedulerConfig
+    timesteps: Tensor
+    num_inference_steps: int | None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let the configurations of a new scheduler class be understood by the others."""
+        super().__init_subclass__(**kwargs)
+        Scheduler._classes.append(cls)
+
+    def _set_up(self) -> None:
+        """Check ``self.config`` and make the tables that follow from it."""
+        config = self.config
+        _check_config(config)
+        betas = make_betas(
+            config.beta_schedule,
+            config.num_train_timesteps,
+            config.beta_start,
+            config.beta_end,
+            config.trained_betas,
+            config.get("rescale_betas_zero_snr", False),
+        )
+        cumprod = np.cumprod(1 - betas)
+        self._alphas_cumprod: list[float] = cumprod.tolist()
+        final_is_one = config.get("set_alpha_to_one", True)
+        self._final_alpha_cumprod = 1.0 if final_is_one else self._alphas_cumprod[0]
+        self.betas = torch.from_numpy(betas).float()
+        self.alphas = torch.from_numpy(1 - betas).float()
+        self.alphas_cumprod = torch.from_numpy(cumprod).float()
+        self.final_alpha_cumprod = torch.tensor(self._final_alpha_cumprod)
+        self._tables: dict[object, StepTable] = {}
+        self._use_timesteps(range(config.num_train_timesteps - 1, -1, -1), None, None)
+
+    # -- timesteps and tables -------------------------------------------------------------------
+
+    def set_timesteps(
+        self, num_inference_steps: int, device: str | torch.device | None = None
+    ) -> None:
+        """Choose the timesteps of the next run.
+
+        Args:
+            num_inference_steps: How many, 1 to ``num_train_timesteps``.
+            device: Device of :attr:`timesteps`, the CPU if not given.
+
+        Raises:
+            ValueError: If the number is out of range.
+        """
+        steps = check_num_inference_steps(num_inference_steps, self.config.num_train_timesteps)
+        self._use_timesteps(self._choose_timesteps(steps), steps, device)
+
+    def _choose_timesteps(self, num_inference_steps: int) -> list[int]:
+        return self._spaced(num_inference_steps)[::-1]
+
+    def _spaced(self, num_inference_steps: int) -> list[int]:
+        """Return the evenly spaced timesteps, ascending."""
+        config = self.config
+        spaced: list[int] = spaced_timesteps(
+            config.timestep_spacing,
+            config.num_train_timesteps,
+            num_inference_steps,
+            config.steps_offset,
+        ).tolist()
+        return spaced
+
+    def _use_timesteps(
+        self,
+        timesteps: Sequence[int],
+        num_inference_steps: int | None,
+        device: str | torch.device | None,
+    ) -> None:
+        chosen = (tuple(timesteps), num_inference_steps)
+        if chosen != (getattr(self, "_timesteps", None), getattr(self, "num_inference_steps", 0)):
+            self._tables.clear()
+        self._timesteps, self.num_inference_steps = chosen
+        self.timesteps = torch.tensor(self._timesteps, device=device)
+
+    @abstractmethod
+    def table(self) -> StepTable:
+        """Return the coefficients of all steps of the run that :meth:`set_timesteps` chose."""
+
+    def _alpha_cumprod(self, timestep: int) -> float:
+        """Return alphas_cumprod at a timestep; before the first one, its final value.
+
+        Raises:
+            ValueError: If the timestep is beyond the training process.
+        """
+        if timestep < 0:
+            return self._final_alpha_cumprod
+        if timestep >= len(self._alphas_cumprod):
+            raise ValueError(
+                f"timestep {timestep} is beyond the {len(self._alphas_cumprod)} training steps; "
+                "check steps_offset, trained_betas or the timestep given"
+            )
+        return self._alphas_cumprod[timestep]
+
+    def _x0_columns(self, alpha_prod_t: float) -> dict[str, Any]:
+        """Return the columns that turn a model output into an estimate of the clean sample."""
+        root, noise_root = math.sqrt(alpha_prod_t), math.sqrt(1 - alpha_prod_t)
+        kind = self.config.prediction_type
+        if kind == "epsilon":
+            # a quotient, so that alphas_cumprod = 0 gives infinity, which clipping makes finite
+            columns = {"x0_sample": 1.0, "x0_output": -noise_root, "x0_divisor": root}
+        elif kind == "sample":
+            columns = {"x0_sample": 0.0, "x0_output": 1.0}
+        else:
+            columns = {"x0_sample": root, "x0_output": -noise_root}
+        if self.config.get("clip_sample") and not self.config.get("thresholding"):
+            columns["x0_clip"] = self.config.clip_sample_range
+        return columns
+
+    def _dynamic_threshold(self) -> DynamicThreshold | None:
+        if not self.config.thresholding:
+            return None
+        return DynamicThreshold(
+            self.config.dynamic_thresholding_ratio, self.config.sample_max_value
+        )
+
+    # -- steps ----------------------------------------------------------------------------------
+
+    def _apply(
+        self,
+        table: StepTable,
+        row: int,
+        model_output: Tensor,
+        sample: Tensor,
+        generator: Generators,
+        noise: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run one row, drawing noise if it needs some; return the next sample and x0."""
+        if noise is None and table.adds_noise(row):
+            noise = randn_tensor(sample.shape, generator, model_output.device, model_output.dtype)
+        if model_output.dtype != sample.dtype:
+            model_output = model_output.to(sample.dtype)
+        if noise is not None and noise.dtype != sample.dtype:
+            noise = noise.to(sample.dtype)
+        return ops.step(
+            sample,
+            model_output,
+            table.on(sample),
+            row,
+            pred_original_sample=True,
+            noise=noise,
+            threshold=table.threshold(row, sample, model_output),
+        )
+
+    def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
+        """Return the sample itself: these schedulers do not scale the network's input."""
+        del timestep
+        return sample
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Diffuse clean samples: ``sqrt(ac) x0 + sqrt(1 - ac) noise`` (Ho et al. 2020, eq. 4).
+
+        Args:
+            original_samples: ``[B, C, ...]``.
+            noise: ``[B, C, ...]`` standard normal.
+            timesteps: ``[B]`` or scalar integers.
+        """
+        signal, spread = self._levels(timesteps, original_samples)
+        return signal * original_samples + spread * noise
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return what a v-prediction network learns: ``sqrt(ac) noise - sqrt(1 - ac) x0``.
+
+        Source: Salimans and Ho (2022), section 4. Arguments as in :meth:`add_noise`, ``sample``
+        being the clean sample.
+        """
+        signal, spread = self._levels(timesteps, sample)
+        return signal * noise - spread * sample
+
+    def _levels(self, timesteps: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
+        cumprod = torch.tensor(self._alphas_cumprod, dtype=torch.float64)
+        chosen = cumprod[timesteps.cpu()].reshape(-1, *[1] * (sample.dim() - 1))
+        return chosen.sqrt().to(sample), (1 - chosen).sqrt().to(sample)
+
+    def __len__(self) -> int:
+        """Return the number of training steps."""
+        steps: int = self.config.num_train_timesteps
+        return steps
+
+    # -- configurations -------------------------------------------------------------------------
+
+    @property
+    def compatibles(self) -> list[type[Scheduler]]:
+        """The scheduler classes that can be made from this one's configuration."""
+        return list(self._classes)
+
+    @classmethod
+    def from_config(
+        cls: type[SchedulerT],
+        config: Mapping[str, Any] | Scheduler,
+        **overrides: Any,
+    ) -> SchedulerT:
+        """Make a scheduler from the configuration of any of them.
+
+        Args:
+            config: A configuration of septet or diffusers, a scheduler that has one, or the
+                content of a ``scheduler_config.json``. Keys that only another scheduler knows
+                are kept in :attr:`config`, so that converting back loses nothing.
+            **overrides: Constructor arguments that take precedence.
+
+        Raises:
+            ValueError: If a key belongs to no scheduler, or a value makes no sense.
+        """
+        entries = explicit_entries(config.config if isinstance(config, Scheduler) else config)
+        known = {name for other in cls._classes for name in argument_names(other)}
+        unknown = sorted(entries.keys() - known)
+        if unknown:
+            raise ValueError(f"unknown scheduler configuration key {unknown[0]!r}")
+        own = argument_names(cls)
+        scheduler = cls(**{k: v for k, v in entries.items() if k in own} | overrides)
+        carried = {k: v for k, v in entries.items() if k not in own}
+        scheduler.config = SchedulerConfig(scheduler.config | carried)
+        return scheduler
+
+    @classmethod
+    def from_pretrained(
+        cls: type[SchedulerT],
+        folder: str | os.PathLike[str],
+        subfolder: str | None = None,
+        **overrides: Any,
+    ) -> SchedulerT:
+        """Read ``scheduler_config.json`` from a folder.
+
+        Args:
+            folder: The folder with the file.
+            subfolder: A folder in it to look in instead, such as "scheduler".
+            **overrides: Constructor arguments that take precedence over the file.
+
+        Raises:
+            CheckpointError: If the file is missing or damaged.
+            ValueError: See :meth:`from_config`.
+        """
+        from septet.checkpoints import read_json
+
+        return cls.from_config(
+            read_json(Path(folder) / (subfolder or "") / CONFIG_NAME), **overrides
+        )
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``scheduler_config.json``, complete, into a folder (made if need be)."""
+        from septet.checkpoints import write_json
+
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        entries = {key: _plain(value) for key, value in self.config.items() if key != DEFAULTED}
+        write_json(path / CONFIG_NAME, {"_class_name": type(self).__name__, **entries})
+
+    def __repr__(self) -> str:
+        """Show the class and its configuration."""
+        entries = ", ".join(f"{k}={v!r}" for k, v in self.config.items() if k != DEFAULTED)
+        return f"{type(self).__name__}({entries})"
+
+
+def _plain(value: Any) -> Any:
+    """Turn arrays and tensors into lists, for JSON."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _check_config(config: SchedulerConfig) -> None:
+    """Raise ValueError, naming the argument, where a value makes no sense."""
+    count = config.num_train_timesteps
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 1_000_000:
+        raise ValueError(f"num_train_timesteps must be an integer from 1 to 1000000, got {count!r}")
+    offset = config.steps_offset
+    if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+        raise ValueError(f"steps_offset must be a non-negative integer, got {offset!r}")
+    for key, choices in (
+        ("prediction_type", PREDICTION_TYPES),
+        ("timestep_spacing", SPACINGS),
+    ):
+        if config[key] not in choices:
+            raise ValueError(f"{key} must be one of {choices}, got {config[key]!r}")
+    numbers = ("clip_sample_range", "sample_max_value", "dynamic_thresholding_ratio")
+    for key in ("beta_start", "beta_end", *numbers):
+        value = config.get(key, 1.0)
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"{key} must be a positive number, got {value!r}")
+    if config.get("dynamic_thresholding_ratio", 1.0) > 1:
+        raise ValueError(
+            "dynamic_thresholding_ratio must be at most 1, got "
+            f"{config.dynamic_thresholding_ratio!r}"
+        )

@@ -1,0 +1,88 @@
+"""Scheduler configurations: complete, read-only, and understood by the other schedulers."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
+
+P = ParamSpec("P")
+S = TypeVar("S")
+
+#: Key under which a configuration lists the keys that nobody set; another scheduler made from it
+#: uses its own defaults for those (``set_alpha_to_one`` differs between DDIM and PNDM).
+DEFAULTED = "_use_default_values"
+
+#: Keys of the 2022 releases and what they are called today.
+_OLD_KEYS = {"timesteps": "num_train_timesteps", "clip_predicted_image": "clip_sample"}
+#: Keys of those releases that mean nothing for sampling here.
+_IGNORED_KEYS = ("tensor_format", "timestep_values")
+
+
+class SchedulerConfig(dict[str, Any]):
+    """A read-only dict whose entries are attributes too, as in diffusers."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Read an entry as an attribute."""
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the scheduler configuration has no key {name!r}") from None
+
+    def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
+        raise TypeError(
+            "a scheduler's configuration cannot be changed: make another one with "
+            "from_config(config, key=value)"
+        )
+
+    __setitem__ = __delitem__ = __setattr__ = __delattr__ = _refuse
+    __ior__ = pop = popitem = clear = update = setdefault = _refuse
+
+    def __reduce__(self) -> tuple[type[SchedulerConfig], tuple[dict[str, Any]]]:
+        """Copy and pickle through a plain dict, since entries cannot be set one by one."""
+        return SchedulerConfig, (dict(self),)
+
+
+def record_config(init: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S, P], None]:
+    """Make a constructor keep its arguments, defaults included, in ``self.config``."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def recording(self: S, *args: P.args, **kwargs: P.kwargs) -> None:
+        bound = signature.bind(self, *args, **kwargs)
+        given = set(bound.arguments)
+        bound.apply_defaults()
+        values = dict(list(bound.arguments.items())[1:])
+        defaulted = [name for name in values if name not in given]
+        if defaulted:
+            values[DEFAULTED] = defaulted
+        self.config = SchedulerConfig(values)  # type: ignore[attr-defined]
+        init(self, *args, **kwargs)
+
+    return cast("Callable[Concatenate[S, P], None]", recording)
+
+
+def argument_names(scheduler_class: type) -> tuple[str, ...]:
+    """Return the constructor arguments of a scheduler class, which are its configuration keys."""
+    return tuple(inspect.signature(scheduler_class).parameters)
+
+
+def explicit_entries(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a configuration that somebody set, under today's names.
+
+    Args:
+        config: A configuration of septet or diffusers, or the content of a
+            ``scheduler_config.json`` of any generation.
+    """
+    defaulted = config.get(DEFAULTED, ())
+    entries = {
+        _OLD_KEYS.get(key, key): value
+        for key, value in config.items()
+        if not key.startswith("_") and key not in defaulted and key not in _IGNORED_KEYS
+    }
+    # until 2022 a flag said what the network predicts
+    predicts_noise = entries.pop("predict_epsilon", None)
+    if predicts_noise is not None:
+        entries.setdefault("prediction_type", "epsilon" if predicts_noise else "sample")
+    return entries

@@ -1,0 +1,115 @@
+"""Every case row: against the reference, across implementations, through opcheck."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from septet.ops import _library
+from septet.testing.cases import all_cases
+from septet.testing.tolerances import assert_as_accurate
+
+CASES = all_cases()
+ROWS = [
+    pytest.param(case, dtype, id=f"{case.id}-{str(dtype).removeprefix('torch.')}")
+    for case in CASES
+    for dtype in case.dtypes
+]
+
+
+def _widened(value):
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value.double()
+    return torch.float64 if isinstance(value, torch.dtype) else value
+
+
+def _call(function, arguments, changed):
+    """Return every tensor that a call returns or changes."""
+    result = function(**arguments)
+    tensors = list(result) if isinstance(result, tuple) else [result]
+    return tensors + [arguments[name] for name in changed]
+
+
+def _reference(case, arguments):
+    options = dict(arguments)
+    both = options.pop("pred_original_sample", None)
+    tensors = _call(case.reference, options, case.changed)
+    if case.op == "step" and not both:
+        del tensors[1]
+    return tensors
+
+
+@pytest.mark.parametrize(("case", "dtype"), ROWS)
+def test_kernel_is_as_accurate_as_plain_torch(case, dtype):
+    actual = _call(case.face, case.inputs(dtype), case.changed)
+    reference = _reference(case, case.inputs(dtype))
+    exact = _reference(case, {k: _widened(v) for k, v in case.inputs(dtype).items()})
+    assert len(actual) == len(reference)
+    for a, r, e in zip(actual, reference, exact, strict=True):
+        assert_as_accurate(a, r, e, case.single)
+
+
+@pytest.mark.parametrize(("case", "dtype"), ROWS)
+def test_numpy_gives_the_same_bits(case, dtype, host_ops, request):
+    through_numpy = _call(case.face, case.inputs(dtype), case.changed)
+    request.getfixturevalue("monkeypatch").undo()
+    for a, b in zip(through_numpy, _call(case.face, case.inputs(dtype), case.changed), strict=True):
+        assert torch.equal(a.nan_to_num(7), b.nan_to_num(7))
+
+
+@pytest.mark.parametrize(("case", "dtype"), ROWS)
+def test_cuda_source_agrees_in_the_emulator(case, dtype, emulated_ops, monkeypatch):
+    emulated = _call(case.face, case.inputs(dtype), case.changed)
+    monkeypatch.undo()
+    expected = _call(case.face, case.inputs(dtype), case.changed)
+    # torch's layout uses the C library's log and sine there, as curand uses CUDA's.
+    torch_layout = "torch" in case.name
+    for a, b in zip(emulated, expected, strict=True):
+        if torch_layout:
+            torch.testing.assert_close(a, b)
+        else:
+            assert torch.equal(a.nan_to_num(7), b.nan_to_num(7))
+
+
+@pytest.mark.parametrize(("case", "dtype"), ROWS)
+def test_thread_count_does_not_change_bits(case, dtype):
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            results.append(_call(case.face, case.inputs(dtype), case.changed))
+    finally:
+        torch.set_num_threads(threads)
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a.nan_to_num(7), b.nan_to_num(7))
+
+
+class _Recorder:
+    """Keeps the arguments that a Python face hands to its op."""
+
+    def __init__(self, op):
+        self._op = op
+
+    def default(self, *arguments):
+        self.arguments = arguments
+        self._op.default(*arguments)
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in CASES])
+def test_opcheck(case, monkeypatch):
+    op = getattr(_library.ops(), case.op)
+    recorder = _Recorder(op)
+    monkeypatch.setattr(_library, "ops", lambda: type("Ops", (), {case.op: recorder}))
+    case.face(**case.inputs(torch.float32))
+    torch.library.opcheck(op.default, recorder.arguments)
+
+
+def test_every_op_has_rows_in_every_role():
+    registered = {
+        schema.name.removeprefix("septet::")
+        for schema in torch._C._jit_get_all_schemas()
+        if schema.name.startswith("septet::")
+    }
+    assert registered, "the compiled library registers no ops"
+    assert registered == {case.op for case in CASES}
