@@ -73,10 +73,10 @@ void step(const py::array& sample, const py::array& model_output, const py::arra
       {noise, op, "noise"},
       {philox, op, "philox"},
   };
-  StepTensors tensors{views[0].view,  views[1].view,  views[2].view, views[3].view, views[4].view,
-                      views[5].view,  views[6].view,  views[7].view, views[8].view, views[9].view,
-                      views[10].view, views[11].view, views[12].view, row, philox_increment,
-                      philox_threads};
+  StepTensors tensors{views[0].view,  views[1].view, views[2].view,    views[3].view,
+                      views[4].view,  views[5].view, views[6].view,    views[7].view,
+                      views[8].view,  views[9].view, views[10].view,   views[11].view,
+                      views[12].view, row,           philox_increment, philox_threads};
   const StepArgs args = plan_step(tensors);
   const StepRange range = SEPTET_CALL_ISA(step_range, tensors.sample.dtype);
   const py::gil_scoped_release release;

@@ -10,8 +10,12 @@
 namespace septet {
 SEPTET_ISA_BEGIN
 
-HOST_DEVICE float bits_to_float(uint32_t bits) { return as_float(static_cast<int32_t>(bits)); }
-HOST_DEVICE uint32_t float_to_bits(float value) { return static_cast<uint32_t>(as_bits(value)); }
+HOST_DEVICE float bits_to_float(uint32_t bits) {
+  return as_float(static_cast<int32_t>(bits));
+}
+HOST_DEVICE uint32_t float_to_bits(float value) {
+  return static_cast<uint32_t>(as_bits(value));
+}
 
 struct float16 {
   uint16_t bits;
@@ -41,7 +45,8 @@ HOST_DEVICE float to_float(float16 h) {
   const uint32_t magnitude = h.bits & 0x7FFFu;
   // Scaling by 2^112 turns the half exponent into the float one, subnormals included.
   const float scaled = bits_to_float(magnitude << 13) * bits_to_float(0x77800000u);
-  const float value = magnitude >= 0x7C00u ? bits_to_float(0x7F800000u | (magnitude << 13)) : scaled;
+  const float value =
+      magnitude >= 0x7C00u ? bits_to_float(0x7F800000u | (magnitude << 13)) : scaled;
   return bits_to_float(sign | float_to_bits(value));
 #endif
 }
@@ -68,8 +73,12 @@ HOST_DEVICE void from_float(float f, float16& h) {
 #endif
 }
 
-HOST_DEVICE float to_float(float f) { return f; }
-HOST_DEVICE void from_float(float f, float& out) { out = f; }
+HOST_DEVICE float to_float(float f) {
+  return f;
+}
+HOST_DEVICE void from_float(float f, float& out) {
+  out = f;
+}
 
 // The type a storage type is computed in.
 template <class T>

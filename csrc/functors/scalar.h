@@ -20,23 +20,51 @@ template <class V>
 using bits_t = typename BitsOf<V>::type;
 
 #if defined(__CUDA_ARCH__)
-HOST_DEVICE int32_t as_bits(float value) { return __float_as_int(value); }
-HOST_DEVICE float as_float(int32_t bits) { return __int_as_float(bits); }
-HOST_DEVICE float fma(float a, float b, float c) { return ::fmaf(a, b, c); }
-HOST_DEVICE double fma(double a, double b, double c) { return ::fma(a, b, c); }
-HOST_DEVICE float sqrt(float x) { return ::sqrtf(x); }
-HOST_DEVICE double sqrt(double x) { return ::sqrt(x); }
+HOST_DEVICE int32_t as_bits(float value) {
+  return __float_as_int(value);
+}
+HOST_DEVICE float as_float(int32_t bits) {
+  return __int_as_float(bits);
+}
+HOST_DEVICE float fma(float a, float b, float c) {
+  return ::fmaf(a, b, c);
+}
+HOST_DEVICE double fma(double a, double b, double c) {
+  return ::fma(a, b, c);
+}
+HOST_DEVICE float sqrt(float x) {
+  return ::sqrtf(x);
+}
+HOST_DEVICE double sqrt(double x) {
+  return ::sqrt(x);
+}
 #else
-HOST_DEVICE int32_t as_bits(float value) { return __builtin_bit_cast(int32_t, value); }
-HOST_DEVICE float as_float(int32_t bits) { return __builtin_bit_cast(float, bits); }
-HOST_DEVICE float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-HOST_DEVICE double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
-HOST_DEVICE float sqrt(float x) { return __builtin_sqrtf(x); }
-HOST_DEVICE double sqrt(double x) { return __builtin_sqrt(x); }
+HOST_DEVICE int32_t as_bits(float value) {
+  return __builtin_bit_cast(int32_t, value);
+}
+HOST_DEVICE float as_float(int32_t bits) {
+  return __builtin_bit_cast(float, bits);
+}
+HOST_DEVICE float fma(float a, float b, float c) {
+  return __builtin_fmaf(a, b, c);
+}
+HOST_DEVICE double fma(double a, double b, double c) {
+  return __builtin_fma(a, b, c);
+}
+HOST_DEVICE float sqrt(float x) {
+  return __builtin_sqrtf(x);
+}
+HOST_DEVICE double sqrt(double x) {
+  return __builtin_sqrt(x);
+}
 #endif
 
-HOST_DEVICE float to_value(int32_t i) { return static_cast<float>(i); }
-HOST_DEVICE float to_value(uint32_t i) { return static_cast<float>(i); }
+HOST_DEVICE float to_value(int32_t i) {
+  return static_cast<float>(i);
+}
+HOST_DEVICE float to_value(uint32_t i) {
+  return static_cast<float>(i);
+}
 
 template <class T>
 HOST_DEVICE T select(bool condition, T a, T b) {

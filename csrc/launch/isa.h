@@ -28,26 +28,25 @@ std::vector<Isa> available_isas();
 #define SEPTET_FOR_X86(X)
 #endif
 
-#define SEPTET_DECLARE_PER_ISA(declaration)           \
-  namespace septet {                                  \
-  namespace baseline {                                \
-  declaration;                                        \
-  }                                                   \
-  SEPTET_FOR_X86(namespace avx2{declaration;          \
-  } namespace avx2_wide{declaration;                  \
-  } namespace avx512 { declaration; })                \
+#define SEPTET_DECLARE_PER_ISA(declaration)                                                   \
+  namespace septet {                                                                          \
+  namespace baseline {                                                                        \
+  declaration;                                                                                \
+  }                                                                                           \
+  SEPTET_FOR_X86(                                                                             \
+      namespace avx2 { declaration; } namespace avx2_wide { declaration; } namespace avx512 { \
+        declaration;                                                                          \
+      })                                                                                      \
   }
 
-#define SEPTET_CALL_ISA(function, ...)                                              \
-  [&] {                                                                             \
-    switch (::septet::selected_isa()) {                                             \
-      SEPTET_FOR_X86(case ::septet::Isa::avx2                                       \
-                     : return ::septet::avx2::function(__VA_ARGS__);                \
-                     case ::septet::Isa::avx2_wide                                  \
-                     : return ::septet::avx2_wide::function(__VA_ARGS__);           \
-                     case ::septet::Isa::avx512                                     \
-                     : return ::septet::avx512::function(__VA_ARGS__);)             \
-      default:                                                                      \
-        return ::septet::baseline::function(__VA_ARGS__);                           \
-    }                                                                               \
+#define SEPTET_CALL_ISA(function, ...)                                                       \
+  [&] {                                                                                      \
+    switch (::septet::selected_isa()) {                                                      \
+      SEPTET_FOR_X86(                                                                        \
+          case ::septet::Isa::avx2 : return ::septet::avx2::function(__VA_ARGS__);           \
+          case ::septet::Isa::avx2_wide : return ::septet::avx2_wide::function(__VA_ARGS__); \
+          case ::septet::Isa::avx512 : return ::septet::avx512::function(__VA_ARGS__);)      \
+      default:                                                                               \
+        return ::septet::baseline::function(__VA_ARGS__);                                    \
+    }                                                                                        \
   }()

@@ -139,8 +139,8 @@ HOST_DEVICE Lanes<T, N> sqrt(Lanes<T, N> a) {
 #if defined(__AVX__)
   if constexpr (sizeof(Native) % 32 == 0) {
     if constexpr (kFloat) {
-      return by_pieces<Native, __m256>(
-          a.v, a.v, a.v, [](__m256 x, __m256, __m256) { return _mm256_sqrt_ps(x); });
+      return by_pieces<Native, __m256>(a.v, a.v, a.v,
+                                       [](__m256 x, __m256, __m256) { return _mm256_sqrt_ps(x); });
     } else {
       return by_pieces<Native, __m256d>(
           a.v, a.v, a.v, [](__m256d x, __m256d, __m256d) { return _mm256_sqrt_pd(x); });

@@ -76,10 +76,10 @@ inline void normal_scattered(const PhiloxArgs& args, int64_t row, int64_t begin,
       keys[1][i] = static_cast<uint32_t>(seed >> 32);
       component[i] = place.component;
     }
-    const PhiloxBlock<Words> block = philox4x32<Words>(
-        {Words::load(words[0]), Words::load(words[1]), Words::load(words[2]),
-         Words::load(words[3])},
-        Words::load(keys[0]), Words::load(keys[1]));
+    const PhiloxBlock<Words> block =
+        philox4x32<Words>({Words::load(words[0]), Words::load(words[1]), Words::load(words[2]),
+                           Words::load(words[3])},
+                          Words::load(keys[0]), Words::load(keys[1]));
     const Words which = Words::load(component);
     const auto second_pair = (which & Words(2u)) != Words(0u);
     Floats sine, cosine;

@@ -45,9 +45,8 @@ __device__ __forceinline__ float normal_at(const PhiloxArgs& args, std::int64_t 
   const std::int64_t* pairs = args.pairs != nullptr ? args.pairs : args.inline_pairs;
   const auto seed = static_cast<std::uint64_t>(pairs[2 * stream]);
   const auto offset = static_cast<std::uint64_t>(pairs[2 * stream + 1] + row * args.increment);
-  const PhiloxPlace place =
-      philox_place(static_cast<std::uint64_t>(element % args.per_stream), offset,
-                   static_cast<std::uint64_t>(args.threads));
+  const PhiloxPlace place = philox_place(static_cast<std::uint64_t>(element % args.per_stream),
+                                         offset, static_cast<std::uint64_t>(args.threads));
   const PhiloxBlock<std::uint32_t> block = philox4x32<std::uint32_t>(
       {static_cast<std::uint32_t>(place.index), static_cast<std::uint32_t>(place.index >> 32),
        static_cast<std::uint32_t>(place.thread), static_cast<std::uint32_t>(place.thread >> 32)},

@@ -28,7 +28,9 @@ inline const char* dtype_name(Dtype dtype) {
   }
 }
 
-inline bool is_floating(Dtype dtype) { return dtype < Dtype::int64; }
+inline bool is_floating(Dtype dtype) {
+  return dtype < Dtype::int64;
+}
 
 // The dtype that coefficients and thresholds of a tensor come in.
 inline Dtype accumulator_dtype(Dtype dtype) {
@@ -97,8 +99,8 @@ inline bool is_channels_last(const TensorView& view, int64_t first = 0) {
 }
 
 inline void require_floating(const char* op, const char* name, const TensorView& view) {
-  require(is_floating(view.dtype), op, name,
-          " must be float32, float64, float16 or bfloat16, got ", dtype_name(view.dtype));
+  require(is_floating(view.dtype), op, name, " must be float32, float64, float16 or bfloat16, got ",
+          dtype_name(view.dtype));
 }
 
 inline void require_dtype(const char* op, const char* name, const TensorView& view, Dtype dtype) {

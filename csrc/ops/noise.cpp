@@ -19,7 +19,9 @@ void philox_normal(Tensor out, Tensor philox, int64_t increment, int64_t threads
 }  // namespace
 }  // namespace septet
 
-STABLE_TORCH_LIBRARY_FRAGMENT(septet, m) { m.def(septet::kNormalSchema); }
+STABLE_TORCH_LIBRARY_FRAGMENT(septet, m) {
+  m.def(septet::kNormalSchema);
+}
 
 STABLE_TORCH_LIBRARY_IMPL(septet, CPU, m) {
   m.impl("philox_normal", TORCH_BOX(&septet::philox_normal));

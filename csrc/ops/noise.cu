@@ -46,7 +46,9 @@ void philox_normal(Tensor out, Tensor philox, int64_t increment, int64_t threads
 }  // namespace septet
 
 #if defined(SEPTET_EMULATED)
-SEPTET_LIBRARY_FRAGMENT(SEPTET_NAMESPACE, m) { m.def(septet::kNormalSchema); }
+SEPTET_LIBRARY_FRAGMENT(SEPTET_NAMESPACE, m) {
+  m.def(septet::kNormalSchema);
+}
 #endif
 
 SEPTET_LIBRARY_IMPL(SEPTET_NAMESPACE, SEPTET_CUDA_KEY, m) {

@@ -20,7 +20,9 @@ void run_step(const StepTensors& tensors) {
 }  // namespace
 }  // namespace septet
 
-STABLE_TORCH_LIBRARY_FRAGMENT(septet, m) { m.def(septet::kStepSchema); }
+STABLE_TORCH_LIBRARY_FRAGMENT(septet, m) {
+  m.def(septet::kStepSchema);
+}
 
 STABLE_TORCH_LIBRARY_IMPL(septet, CPU, m) {
   m.impl("step", TORCH_BOX(&septet::boxed_step<septet::run_step>));

@@ -48,19 +48,19 @@ __device__ __forceinline__ void load_special(const StepArgs& args, const StepFla
                                              std::int64_t position, int j, StepPack<T, N>& values) {
   const Layout& layout = args.layout;
   if (flags.learned) {
-    values.v[j] = load_value(static_cast<const T*>(args.model_output) +
-                             position / args.block * args.output_block + args.block +
-                             position % args.block);
+    values.v[j] =
+        load_value(static_cast<const T*>(args.model_output) +
+                   position / args.block * args.output_block + args.block + position % args.block);
   }
   if (flags.threshold) {
-    values.s[j] = static_cast<const accumulator_t<T>*>(
-        args.threshold)[position / layout.per_sample];
+    values.s[j] =
+        static_cast<const accumulator_t<T>*>(args.threshold)[position / layout.per_sample];
   }
   if (flags.mask) {
-    const std::int64_t place = layout.channels_last
-                                   ? position / layout.channels
-                                   : position / layout.per_sample * layout.spatial +
-                                         position % layout.spatial;
+    const std::int64_t place =
+        layout.channels_last
+            ? position / layout.channels
+            : position / layout.per_sample * layout.spatial + position % layout.spatial;
     values.k[j] = load_value(static_cast<const T*>(args.mask) + place);
   }
 }
@@ -93,14 +93,14 @@ __device__ __forceinline__ StepRow<accumulator_t<T>> device_row(const StepArgs& 
   }
   // A counter that ran out of the table must not go unnoticed: the result becomes NaN.
   const bool inside = index >= 0 && index < args.rows;
-  StepRow<A> row = read_row(static_cast<const A*>(args.table) + (inside ? index : 0) * kTableColumns);
+  StepRow<A> row =
+      read_row(static_cast<const A*>(args.table) + (inside ? index : 0) * kTableColumns);
   if (!inside) row.output = static_cast<A>(NAN);
   return row;
 }
 
 template <class T, int N>
-__global__ void __launch_bounds__(kBlock)
-    step_kernel(const __grid_constant__ StepArgs args) {
+__global__ void __launch_bounds__(kBlock) step_kernel(const __grid_constant__ StepArgs args) {
   using A = accumulator_t<T>;
   const std::int64_t index = args.row + (args.counter != nullptr ? *args.counter : 0);
   const StepRow<A> row = device_row<T>(args, index);
@@ -142,10 +142,10 @@ bool packs_fit(const StepArgs& args, int n, std::size_t bytes) {
   if (args.layout.numel % n != 0) return false;
   if (args.noise == nullptr && args.philox.streams > 0) return false;
   if (args.output_block != args.block && args.block % n != 0) return false;
-  for (const void* operand : {args.sample, args.model_output, args.uncond, args.mu, args.noise,
-                              static_cast<const void*>(args.prev),
-                              static_cast<const void*>(args.original),
-                              static_cast<const void*>(args.slots)}) {
+  for (const void* operand :
+       {args.sample, args.model_output, args.uncond, args.mu, args.noise,
+        static_cast<const void*>(args.prev), static_cast<const void*>(args.original),
+        static_cast<const void*>(args.slots)}) {
     if (reinterpret_cast<std::uintptr_t>(operand) % bytes != 0) return false;
   }
   return true;
@@ -188,7 +188,9 @@ void run_step(const StepTensors& tensors) {
 }  // namespace septet
 
 #if defined(SEPTET_EMULATED)
-SEPTET_LIBRARY_FRAGMENT(SEPTET_NAMESPACE, m) { m.def(septet::kStepSchema); }
+SEPTET_LIBRARY_FRAGMENT(SEPTET_NAMESPACE, m) {
+  m.def(septet::kStepSchema);
+}
 #endif
 
 SEPTET_LIBRARY_IMPL(SEPTET_NAMESPACE, SEPTET_CUDA_KEY, m) {

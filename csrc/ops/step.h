@@ -27,7 +27,7 @@ struct StepArgs {
   void* prev = nullptr;
   void* original = nullptr;
   void* slots = nullptr;
-  const void* table = nullptr;           // null: inline_row holds the row
+  const void* table = nullptr;            // null: inline_row holds the row
   double inline_row[kTableColumns] = {};  // exact for float32 tables too
   int64_t row = 0;
   int64_t rows = 0;
@@ -91,8 +91,8 @@ inline void plan_table(const char* op, const StepTensors& t, StepArgs& args) {
     require(t.counter.numel() == 1, op, "counter must hold one number, got ",
             shape_text(t.counter));
     require_device(op, "counter", t.counter, t.sample.device);
-    require(table.device == t.sample.device, op, "table must be on ",
-            device_name(t.sample.device), " where a counter is given");
+    require(table.device == t.sample.device, op, "table must be on ", device_name(t.sample.device),
+            " where a counter is given");
     args.counter = static_cast<const int64_t*>(t.counter.data);
     if (t.sample.device >= 0) return;
   }
@@ -168,8 +168,8 @@ inline StepArgs plan_step(const StepTensors& t) {
   }
   plan_mask(op, t, args);
   plan_table(op, t, args);
-  args.philox = plan_philox(op, t.philox, t.sample, args.layout, t.philox_increment,
-                            t.philox_threads);
+  args.philox =
+      plan_philox(op, t.philox, t.sample, args.layout, t.philox_increment, t.philox_threads);
   args.prev = t.prev.data;
   args.original = t.original.data;
   args.slots = t.slots.data;

@@ -93,8 +93,20 @@ class StepTile : private TileOperands<accumulator_t<T>> {
 
  private:
   enum Buffer {
-    kSample, kOutput, kUncond, kVariance, kThreshold, kMu, kMask, kNoise, kPrev, kOriginal,
-    kSaved, kWritten, kSlot, kBuffers = kSlot + kStepTerms + 1
+    kSample,
+    kOutput,
+    kUncond,
+    kVariance,
+    kThreshold,
+    kMu,
+    kMask,
+    kNoise,
+    kPrev,
+    kOriginal,
+    kSaved,
+    kWritten,
+    kSlot,
+    kBuffers = kSlot + kStepTerms + 1
   };
 
   T* slot_data(int k) const { return static_cast<T*>(args_.slots) + k * args_.layout.numel; }

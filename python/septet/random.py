@@ -63,8 +63,7 @@ def check_generator(generator: Generators, batch_size: int, device: torch.device
     if isinstance(generator, PhiloxSeeds):
         if len(generator) != batch_size:
             raise ValueError(
-                f"generator holds {len(generator)} Philox seeds, but the batch size is "
-                f"{batch_size}"
+                f"generator holds {len(generator)} Philox seeds, but the batch size is {batch_size}"
             )
         return
     if isinstance(generator, Sequence):

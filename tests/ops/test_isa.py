@@ -38,7 +38,7 @@ def baseline(tmp_path_factory):
     return _run("baseline", tmp_path_factory.mktemp("isa") / "baseline.pt")
 
 
-@pytest.mark.parametrize("isa", [isa for isa in _host.build_info()["cpu_isas"] if isa != "baseline"])
+@pytest.mark.parametrize("isa", [i for i in _host.build_info()["cpu_isas"] if i != "baseline"])
 def test_instruction_set_gives_the_baseline_bits(isa, baseline, tmp_path):
     results = _run(isa, tmp_path / "results.pt")
     assert results.keys() == baseline.keys()

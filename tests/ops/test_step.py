@@ -27,7 +27,9 @@ TABLE = table_of(StepRow(base=0.5, output=0.25))
 
 
 def test_rows_survive_the_table():
-    row = StepRow(guidance_scale=3.0, noise_kind=NoiseKind.LEARNED, write_slot=2, weights=(1, 2, 3, 4))
+    row = StepRow(
+        guidance_scale=3.0, noise_kind=NoiseKind.LEARNED, write_slot=2, weights=(1, 2, 3, 4)
+    )
     assert len(COLUMNS) == len(row.as_list()) == _host.TABLE_COLUMNS
     assert StepRow.from_list(row.as_list()) == row
 
@@ -81,9 +83,9 @@ def test_any_row_agrees_with_the_reference(row, shape, last, uses, seed):
     output[:, shape[1] :].abs_()
     options = {"noise": draw(shape), "slots": torch.stack([draw(shape) for _ in range(3)])}
     if last and len(shape) == 4:
-        options["slots"] = torch.stack(
-            [s.permute(0, 2, 3, 1) for s in options["slots"]]
-        ).permute(0, 1, 4, 2, 3)
+        options["slots"] = torch.stack([s.permute(0, 2, 3, 1) for s in options["slots"]]).permute(
+            0, 1, 4, 2, 3
+        )
     if "uncond_output" in uses:
         options["uncond_output"] = draw(twice)
     if "mu" in uses:
@@ -194,10 +196,30 @@ def test_a_missing_library_says_what_to_do(monkeypatch, tmp_path):
     with pytest.raises(LibraryError, match="no-build-isolation"):
         _library.load("_C")
     (tmp_path / "_C.so").write_bytes(b"not a library")
-    with pytest.raises(LibraryError, match="does not load with torch .* reinstall"):
+    with pytest.raises(LibraryError, match=r"does not load with torch .* reinstall"):
         _library.load("_C")
     error = _library._load_all()
     assert isinstance(error, LibraryError)
     monkeypatch.setattr(_library, "_error", error)
     with pytest.raises(ImportError, match="SEPTET_BACKEND=eager"):
         step(X, M, TABLE)
+
+
+@settings(deadline=None, max_examples=50)
+@given(row=rows())
+def test_folding_a_row_changes_nothing_but_the_work(row):
+    options = {"mu": M.double(), "noise": X.double(), "slots": torch.ones(3, *X.shape).double()}
+    output = torch.cat([M, M.abs()], dim=1).double()
+    results = []
+    for r in (row, row.folded()):
+        slots = {"slots": options["slots"].clone()}
+        prev, original = step(
+            X.double(),
+            output,
+            table_of(r, dtype=torch.float64),
+            pred_original_sample=True,
+            **{**options, **slots},
+        )
+        results.append((prev, original, slots["slots"]))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)

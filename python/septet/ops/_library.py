@@ -34,7 +34,7 @@ def load(name: str) -> None:
             "checkout with: pip install torch && pip install --no-build-isolation ."
         )
     try:
-        torch.ops.load_library(str(path))
+        torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     except OSError as error:
         raise LibraryError(
             f"septet: {path} does not load with torch {torch.__version__}: {error}. septet needs "

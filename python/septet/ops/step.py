@@ -35,7 +35,19 @@ def step(
 ) -> tuple[Tensor, Tensor]: ...
 
 
+@overload
 def step(
+    sample: Tensor,
+    model_output: Tensor,
+    table: Tensor,
+    row: int = 0,
+    *,
+    pred_original_sample: bool,
+    **options: Any,
+) -> Tensor | tuple[Tensor, Tensor]: ...
+
+
+def step(  # type: ignore[misc]  # the overloads abbreviate the options
     sample: Tensor,
     model_output: Tensor,
     table: Tensor,
@@ -84,7 +96,7 @@ def step(
     Raises:
         ValueError: If an argument does not fit the others; the message names it.
     """
-    options = {
+    options: dict[str, Any] = {
         "uncond_output": uncond_output,
         "counter": counter,
         "threshold": threshold,
@@ -97,7 +109,7 @@ def step(
     if wants_reference(sample, model_output, uncond_output, mu, mask, noise):
         from septet.testing.references.step import step as reference
 
-        prev, original = reference(
+        prev, x0 = reference(
             sample,
             model_output,
             table,
@@ -106,7 +118,7 @@ def step(
             philox_threads=philox_threads,
             **options,
         )
-        return (prev, original) if pred_original_sample else prev
+        return (prev, x0) if pred_original_sample else prev
 
     sample = dense(sample)
     prev = torch.empty_like(sample)

@@ -2,7 +2,7 @@
 
 One row holds the coefficients of one sampler step::
 
-    m  = u + guidance_scale * (c - u)                     guidance, when an unconditional output is given
+    m  = u + guidance_scale * (c - u)                     where an unconditional output is given
     m' = sum_k weights[k] * read_slots[k]                 this output and stored earlier ones
     x0 = clip((x0_sample * x + x0_output * m') / x0_divisor, +-x0_clip)
     x' = (pred_original * x0 + base * y + output * m' + prior_mean * mu + noise * z) * mask
@@ -15,7 +15,7 @@ the two.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 
 #: ``read_slots`` entry that stands for the output passed to this very step.
@@ -84,6 +84,28 @@ class StepRow:
             value = getattr(self, field.name)
             flat.extend(value if isinstance(value, tuple) else (value,))
         return [float(value) for value in flat]
+
+    def folded(self, keep_x0: bool = False) -> StepRow:
+        """Return a row that computes the same with fewer operations.
+
+        The division goes into the coefficients, and an estimate that is not clipped dissolves into
+        the update. A divisor of zero stays: there x0 is infinite, and clipping makes sense of it.
+
+        Args:
+            keep_x0: The estimate is bounded by more than ``x0_clip`` and has to stay.
+        """
+        if self.x0_divisor == 0:
+            return self
+        of_sample, of_output = self.x0_sample / self.x0_divisor, self.x0_output / self.x0_divisor
+        row = replace(self, x0_sample=of_sample, x0_output=of_output, x0_divisor=1.0)
+        if keep_x0 or math.isfinite(self.x0_clip) or self.base_slot != NO_SLOT:
+            return row
+        return replace(
+            row,
+            pred_original=0.0,
+            base=self.base + self.pred_original * of_sample,
+            output=self.output + self.pred_original * of_output,
+        )
 
     @classmethod
     def from_list(cls, values: list[float]) -> StepRow:

@@ -42,12 +42,12 @@ class StepTable:
                 f"a table needs one timestep per row and at least one row, got {len(rows)} rows "
                 f"and {len(timesteps)} timesteps"
             )
-        self.rows = tuple(rows)
+        self.rows = tuple(row.folded(keep_x0=dynamic_threshold is not None) for row in rows)
         self.timesteps = tuple(timesteps)
         self.num_slots = num_slots
         self.dynamic_threshold = dynamic_threshold
-        self.values = torch.tensor([row.as_list() for row in rows], dtype=torch.float64)
-        self._draws = tuple(row.noise_kind != NoiseKind.NONE for row in rows)
+        self.values = torch.tensor([row.as_list() for row in self.rows], dtype=torch.float64)
+        self._draws = tuple(row.noise_kind != NoiseKind.NONE for row in self.rows)
         # of equal timesteps the first counts
         self._row_of = {t: i for i, t in reversed(tuple(enumerate(self.timesteps)))}
         self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}

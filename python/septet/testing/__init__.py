@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: case rows, plain-torch references, tolerances."""

@@ -31,7 +31,9 @@ def _case(
         return {"philox": torch.tensor(pairs), "shape": shape, "dtype": dtype, **options}
 
     dtypes = (torch.float32, torch.float16, torch.bfloat16) + (torch.float64,) * double
-    return OpCase("philox_normal", name, philox_normal, _reference, inputs, dtypes=dtypes, single=True)
+    return OpCase(
+        "philox_normal", name, philox_normal, _reference, inputs, dtypes=dtypes, single=True
+    )
 
 
 _LAST = torch.channels_last

@@ -72,15 +72,11 @@ GLIDE = StepRow(
     log_variance_high=-4.2,
 )
 LEARNED = StepRow(output=-0.1, base=1.0, noise_kind=NoiseKind.LEARNED, noise=1.0)
-V_PREDICTION = StepRow(
-    x0_sample=0.8, x0_output=-0.6, pred_original=0.82, base=0.34, output=0.46
-)
+V_PREDICTION = StepRow(x0_sample=0.8, x0_output=-0.6, pred_original=0.82, base=0.34, output=0.46)
 ZERO_SNR = StepRow(
     x0_sample=1.0, x0_output=-1.0, x0_divisor=0.0, x0_clip=1.0, pred_original=0.1, output=0.99
 )
-BDDM = StepRow(
-    base=1.005, output=-0.012, noise_kind=NoiseKind.CONSTANT, noise=0.06
-)
+BDDM = StepRow(base=1.005, output=-0.012, noise_kind=NoiseKind.CONSTANT, noise=0.06)
 GRAD_TTS_ODE = StepRow(base=1.05, output=0.05, prior_mean=-0.05)
 GRAD_TTS_SDE = StepRow(
     base=1.05,
@@ -139,9 +135,7 @@ def _grad_tts(g: torch.Generator, dtype: torch.dtype, shape: tuple[int, ...]) ->
 
 
 def _seeds(increment: int, threads: int) -> Options:
-    def options(
-        g: torch.Generator, dtype: torch.dtype, shape: tuple[int, ...]
-    ) -> dict[str, Any]:
+    def options(g: torch.Generator, dtype: torch.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
         pairs = [[2**40 + 11 * i, 8 * i] for i in range(shape[0] if threads == 0 else 1)]
         return {
             "philox": torch.tensor(pairs, dtype=torch.int64),
@@ -186,9 +180,9 @@ def _case(
                 if isinstance(value, Tensor) and value.dim() == 4 and key != "mask":
                     arguments[key] = value.contiguous(memory_format=torch.channels_last)
                 elif key == "slots":
-                    arguments[key] = torch.stack(
-                        [s.permute(0, 2, 3, 1) for s in value]
-                    ).permute(0, 1, 4, 2, 3)
+                    arguments[key] = torch.stack([s.permute(0, 2, 3, 1) for s in value]).permute(
+                        0, 1, 4, 2, 3
+                    )
         return arguments
 
     changed = ("slots",) if "slots" in inputs(torch.float32) else ()

@@ -1,4 +1,4 @@
-"""Philox4x32-10 and the two normal layouts in plain torch (integers in int64, floats in float64)."""
+"""Philox4x32-10 and the two normal layouts in plain torch: int64 words, float64 normals."""
 
 from __future__ import annotations
 
@@ -66,7 +66,5 @@ def philox_normal(
     numel = math.prod(shape)
     streams = philox.tolist()
     per_stream = numel // max(len(streams), 1)
-    rows = [
-        _stream(seed, offset, per_stream, threads, philox.device) for seed, offset in streams
-    ]
+    rows = [_stream(seed, offset, per_stream, threads, philox.device) for seed, offset in streams]
     return torch.cat(rows).reshape(shape).to(torch.float32).to(dtype)
