@@ -9,7 +9,9 @@
 
 #include "functors/philox.h"
 #include "launch/isa.h"
+#include "ops/norm.h"
 #include "ops/step.h"
+#include "probes.h"
 
 namespace py = pybind11;
 
@@ -93,6 +95,23 @@ void philox_normal(const py::array& out, const py::array& philox, int64_t increm
   range(args, target.view.data, 0, args.layout.numel);
 }
 
+void group_norm_act(const py::array& input, int64_t num_groups, const OptionalArray& weight,
+                    const OptionalArray& bias, double eps, int64_t activation,
+                    const OptionalArray& scale_shift, const OptionalArray& mask,
+                    const py::array& out) {
+  const char* op = "group_norm_act";
+  const NumpyView views[] = {{input, op, "input"}, {weight, op, "weight"},
+                             {bias, op, "bias"},   {scale_shift, op, "scale_shift"},
+                             {mask, op, "mask"},   {out, op, "out", true}};
+  const NormTensors tensors{views[0].view, views[1].view, views[2].view,
+                            views[3].view, views[4].view, views[5].view,
+                            num_groups,    eps,           activation};
+  const NormArgs args = plan_norm(tensors);
+  const NormRange range = SEPTET_CALL_ISA(norm_range, tensors.input.dtype);
+  const py::gil_scoped_release release;
+  if (args.layout.numel > 0) range(args, 0, norm_tasks(args));
+}
+
 std::vector<uint32_t> philox4x32_words(const std::vector<uint32_t>& counter,
                                        const std::vector<uint32_t>& key) {
   require(counter.size() == 4 && key.size() == 2, "philox4x32",
@@ -149,8 +168,19 @@ PYBIND11_MODULE(_host, m, py::mod_gil_not_used()) {
   m.def("philox_normal", &septet::philox_normal, py::arg("out"), py::arg("philox"),
         py::arg("increment") = 0, py::arg("threads") = 0,
         "Fill a numpy array with standard normals; see septet.ops.philox_normal.");
+  m.def("group_norm_act", &septet::group_norm_act, py::arg("input"), py::arg("num_groups"),
+        py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("activation"),
+        py::arg("scale_shift"), py::arg("mask"), py::arg("out"),
+        "Normalise groups of channels of a numpy array; see septet.ops.group_norm_act.");
   m.def("philox4x32", &septet::philox4x32_words, py::arg("counter"), py::arg("key"),
         "Return the four words of one Philox4x32-10 block.");
   m.def("elementary", &septet::elementary, py::arg("name"), py::arg("values"),
         "Apply one of the kernels' own functions (exp, log, sin, cos) to a float32 array.");
+  m.def("copy_bandwidth", &septet::copy_bandwidth, py::arg("bytes"), py::arg("threads"),
+        py::arg("seconds"), py::call_guard<py::gil_scoped_release>(),
+        "Return the bytes per second, read and written together, of copies by that many threads "
+        "whose buffers have that many bytes in all.");
+  m.def("fma_peak", &septet::fma_peak, py::arg("threads"), py::arg("seconds"),
+        py::call_guard<py::gil_scoped_release>(),
+        "Return the float32 operations per second of multiply-adds in registers.");
 }

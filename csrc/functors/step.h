@@ -115,7 +115,8 @@ HOST_DEVICE StepFlags row_flags(const StepRow<T>& row) {
 template <class V, class T>
 HOST_DEVICE V estimate_original(const StepRow<T>& row, V x, V m) {
   const V x0 = fma(V(row.x0_output), m, V(row.x0_sample) * x);
-  // Tables keep a divisor only where it is zero: x0 is infinite there, and clips to the range.
+  // Folded tables keep a divisor only where it is zero: x0 is infinite there, and clips to the
+  // range. Tables that repeat diffusers' float32 operations keep it everywhere.
   return row.x0_divisor == T(1) ? x0 : x0 / V(row.x0_divisor);
 }
 

@@ -23,4 +23,14 @@ void parallel_elements(int64_t count, int64_t grain, const F& range) {
   });
 }
 
+// Calls range(begin, end) over [0, tasks), tasks of equal size that make up `work` elements.
+template <class F>
+void parallel_tasks(int64_t tasks, int64_t work, int64_t grain, const F& range) {
+  if (tasks < 2 || work <= grain) {
+    range(int64_t{0}, tasks);
+    return;
+  }
+  torch::stable::parallel_for(0, tasks, (tasks * grain + work - 1) / work, range);
+}
+
 }  // namespace septet

@@ -48,6 +48,9 @@ def test_match() -> None:
         match_keys(expected, {**expected, "a": torch.ones(3, 2)}, PATH)
     with pytest.raises(CheckpointError, match=r"'b' has dtype torch\.int64, expected a floating"):
         match_keys(expected, {**expected, "b": torch.ones(4, dtype=torch.int64)}, PATH)
+    for odd in (torch.ones(4).to_sparse(), torch.ones(4, device="meta")):
+        with pytest.raises(CheckpointError, match=r"'b' is a .* expected a dense one with values"):
+            match_keys(expected, {**expected, "b": odd}, PATH)
 
 
 def test_long_lists_are_cut() -> None:

@@ -14,15 +14,22 @@ import septet
 from septet.schedulers import SchedulerConfig
 
 NAMES = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
+#: What diffusers does not have, with the defaults.
+OWN = {"table_dtype": "float64", "variant": "modern"}
+
+
+def entries(config):
+    """The keys that diffusers has, too."""
+    return {k: v for k, v in config.items() if k[0] != "_" and k not in OWN}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_arguments_and_defaults_are_those_of_diffusers(name):
     diffusers = pytest.importorskip("diffusers")
     ours, theirs = getattr(septet, name)().config, getattr(diffusers, name)().config
-    assert {k: v for k, v in ours.items() if k[0] != "_"} == {
-        k: v for k, v in theirs.items() if k[0] != "_"
-    }
+    assert entries(ours) == entries(theirs)
+    own = {k: v for k, v in OWN.items() if name == "PNDMScheduler" or k != "variant"}
+    assert {k: v for k, v in ours.items() if k in OWN} == own
 
 
 @pytest.mark.parametrize("target", NAMES)
@@ -39,11 +46,26 @@ def test_conversion_as_in_diffusers(source, target, explicit):
     ours = getattr(septet, source)(**config)
     for given in (ours, ours.config, theirs.config):
         got = getattr(septet, target).from_config(given)
-        assert {k: v for k, v in got.config.items() if k[0] != "_"} == {
-            k: v for k, v in expected.items() if k[0] != "_"
-        }
+        assert entries(got.config) == entries(expected)
     back = getattr(diffusers, target).from_config(ours.config).config
     assert dict(back) == dict(expected) | {"_use_default_values": back["_use_default_values"]}
+
+
+def test_conversion_keeps_what_only_septet_knows():
+    first = septet.PNDMScheduler(variant="early", table_dtype="float32")
+    middle = septet.DDIMScheduler.from_config(septet.DDPMScheduler.from_config(first))
+    assert middle.config.table_dtype == "float32"
+    last = septet.PNDMScheduler.from_config(middle)
+    assert (last.config.variant, last.config.table_dtype) == ("early", "float32")
+
+
+def test_a_converted_scheduler_ignores_what_is_not_its_own():
+    first = septet.DDPMScheduler(clip_sample=True, thresholding=True, rescale_betas_zero_snr=True)
+    converted = septet.PNDMScheduler.from_config(first)
+    for scheduler in (converted, septet.PNDMScheduler()):
+        scheduler.set_timesteps(10)
+    assert torch.equal(converted.table().values, scheduler.table().values)
+    assert converted.table().dynamic_threshold is None
 
 
 def test_conversion_there_and_back_loses_nothing():
@@ -73,6 +95,19 @@ def test_save_and_load(name, tmp_path):
     diffusers = pytest.importorskip("diffusers")
     theirs = getattr(diffusers, name).from_pretrained(tmp_path, subfolder="scheduler")
     assert theirs.config.steps_offset == 1
+    assert not OWN.keys() & stored.keys()  # diffusers would warn of them
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_save_and_load_what_only_septet_knows(name, tmp_path):
+    options = {"table_dtype": "float32"}
+    if name == "PNDMScheduler":
+        options["variant"] = "original"
+    scheduler = getattr(septet, name)(**options)
+    scheduler.save_pretrained(tmp_path)
+    loaded = getattr(septet, name).from_pretrained(tmp_path)
+    assert entries(loaded.config) == entries(scheduler.config)
+    assert {k: loaded.config[k] for k in options} == options
 
 
 def test_configurations_of_2022_are_understood():
@@ -126,6 +161,8 @@ def test_config_is_read_only_and_copies():
         ("prediction_type", "noise"),
         ("timestep_spacing", "even"),
         ("steps_offset", -1),
+        ("table_dtype", "float16"),
+        ("table_dtype", torch.float32),
     ],
 )
 @pytest.mark.parametrize("name", NAMES)
@@ -143,6 +180,7 @@ def test_bad_arguments_are_named(name, argument, value):
         ("DDIMScheduler", "sample_max_value", float("inf")),
         ("PNDMScheduler", "prediction_type", "sample"),
         ("PNDMScheduler", "trained_betas", [0.5, 1.0]),
+        ("PNDMScheduler", "variant", "late"),
     ],
 )
 def test_bad_arguments_of_one_scheduler(name, argument, value):

@@ -194,6 +194,19 @@ def test_pndm_runs_again_after_an_interrupted_run():
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_float32_tables_diffuse_as_diffusers_bit_for_bit(name):
+    ours = getattr(septet, name)(table_dtype="float32", beta_schedule="scaled_linear")
+    theirs = getattr(diffusers, name)(beta_schedule="scaled_linear")
+    assert torch.equal(ours.betas, theirs.betas)
+    assert torch.equal(ours.alphas_cumprod, theirs.alphas_cumprod)
+    clean, noise = torch.randn(2, 1000, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    operands = (clean, noise, torch.arange(1000))
+    assert torch.equal(ours.add_noise(*operands), theirs.add_noise(*operands))
+    if name != "PNDMScheduler":
+        assert torch.equal(ours.get_velocity(*operands), theirs.get_velocity(*operands))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_add_noise(name):
     ours, theirs = both(name)
     clean, noise = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0))

@@ -44,6 +44,19 @@ def test_guidance_changes_one_column(table):
     assert guided.timesteps == table.timesteps
 
 
+def test_float32_tables_keep_the_quotient_and_round_like_float32():
+    default, float32 = septet.DDIMScheduler(), septet.DDIMScheduler(table_dtype="float32")
+    for scheduler in (default, float32):
+        scheduler.set_timesteps(5)
+    alpha_prod_t = float32.alphas_cumprod[float32.timesteps]
+    guided = float32.table().with_guidance(2.0)
+    for table in (float32.table(), guided):
+        assert [row.x0_divisor for row in table.rows] == alpha_prod_t.sqrt().tolist()
+        assert [row.x0_output for row in table.rows] == (-((1 - alpha_prod_t).sqrt())).tolist()
+    assert {row.x0_divisor for row in default.table().rows} == {1.0}
+    assert not torch.equal(default.table().values.float().double(), default.table().values)
+
+
 def test_tables_are_kept_until_the_timesteps_change():
     scheduler = septet.DDPMScheduler()
     first = scheduler.table()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from septet.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-    from torch import Tensor
 
 # Attention layers of the image networks in diffusers 0.1 to 0.13.
 _OLD_ATTENTION = re.compile(r"(.*\battentions\.\d+\.)(query|key|value|proj_attn)\.(weight|bias)")
@@ -49,7 +50,8 @@ def match_keys(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], pa
         path: The file, for the error message.
 
     Raises:
-        CheckpointError: If a weight is missing, unexpected, of another shape, or not floating.
+        CheckpointError: If a weight is missing, unexpected, of another shape, or not a dense
+            floating tensor.
     """
     missing = [key for key in expected if key not in tensors]
     if missing:
@@ -66,6 +68,11 @@ def match_keys(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], pa
         if not tensor.is_floating_point():
             raise CheckpointError(
                 f"{path}: {key!r} has dtype {tensor.dtype}, expected a floating one"
+            )
+        if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise CheckpointError(
+                f"{path}: {key!r} is a {tensor.device.type} tensor of layout {tensor.layout}, "
+                "expected a dense one with values"
             )
 
 

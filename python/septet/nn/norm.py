@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
 from torch import nn
 
 from septet.nn.activation import activation
+from septet.ops.norm import group_norm_act
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# The activations of model configurations that the kernel knows; the others follow it.
+_FUSED = {"silu": "silu", "swish": "silu", "mish": "mish"}
 
 
 class GroupNormAct(nn.GroupNorm):
@@ -31,7 +34,9 @@ class GroupNormAct(nn.GroupNorm):
     ) -> None:
         super().__init__(num_groups, num_channels, eps=eps)
         self.act_fn = act_fn
-        self._act = None if act_fn is None else activation(act_fn)
+        name = (act_fn or "").lower()
+        self._fused = _FUSED.get(name, "identity")
+        self._act = activation(name) if name and name not in _FUSED else None
 
     def forward(self, input: Tensor, scale_shift: Tensor | None = None) -> Tensor:
         """Normalise.
@@ -44,11 +49,15 @@ class GroupNormAct(nn.GroupNorm):
         Returns:
             A tensor like ``input``.
         """
-        hidden = F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
-        if scale_shift is not None:
-            spread = scale_shift.reshape(*scale_shift.shape, *(1,) * (input.ndim - 2))
-            scale, shift = spread.chunk(2, dim=1)
-            hidden = hidden * (1 + scale) + shift
+        hidden = group_norm_act(
+            input,
+            self.num_groups,
+            self.weight,
+            self.bias,
+            self.eps,
+            activation=self._fused,
+            scale_shift=scale_shift,
+        )
         return hidden if self._act is None else self._act(hidden)
 
     def extra_repr(self) -> str:

@@ -14,5 +14,5 @@ def _nothing(*arguments: Any) -> None:
     """Compute no shapes."""
 
 
-for _name in ("step", "philox_normal"):
+for _name in ("step", "philox_normal", "group_norm_act"):
     torch.library.register_fake(f"septet::{_name}", _nothing)

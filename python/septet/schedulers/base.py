@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from septet import ops
+from septet.ops import StepRow
 from septet.random import Generators, randn_tensor
 from septet.schedulers.betas import make_betas
 from septet.schedulers.config import (
     DEFAULTED,
+    TABLE_DTYPES,
     SchedulerConfig,
     argument_names,
+    check_config,
     explicit_entries,
+    saved_entries,
 )
 from septet.schedulers.table import StepTable
 from septet.schedulers.thresholding import DynamicThreshold
-from septet.schedulers.timesteps import SPACINGS, check_num_inference_steps, spaced_timesteps
+from septet.schedulers.timesteps import check_num_inference_steps, spaced_timesteps
 
 if TYPE_CHECKING:
     import os
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 SchedulerT = TypeVar("SchedulerT", bound="Scheduler")
 
 CONFIG_NAME = "scheduler_config.json"
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,9 @@ class Scheduler(ABC):
         config: All constructor arguments, and those of other schedulers that the configuration it
             was made from held.
         betas, alphas, alphas_cumprod: ``[T]`` float32. For reading: the steps are computed from
-            float64 tables, so changing these changes nothing.
-        timesteps: int64, descending; what :meth:`set_timesteps` chose.
+            tables of ``config.table_dtype``, so changing these changes nothing.
+        timesteps: Descending, int64 (float32 where there are half steps); what
+            :meth:`set_timesteps` chose.
         num_inference_steps: How many steps were asked for, None before.
     """
 
@@ -82,6 +84,8 @@ class Scheduler(ABC):
     init_noise_sigma: ClassVar[float] = 1.0
     config_name: ClassVar[str] = CONFIG_NAME
     _classes: ClassVar[list[type[Scheduler]]] = []
+    #: Whether this sampler limits its estimate of the clean sample.
+    _limits_x0: ClassVar[bool] = True
 
     config: SchedulerConfig
     timesteps: Tensor
@@ -95,7 +99,7 @@ class Scheduler(ABC):
     def _set_up(self) -> None:
         """Check ``self.config`` and make the tables that follow from it."""
         config = self.config
-        _check_config(config)
+        check_config(config)
         betas = make_betas(
             config.beta_schedule,
             config.num_train_timesteps,
@@ -103,15 +107,15 @@ class Scheduler(ABC):
             config.beta_end,
             config.trained_betas,
             config.get("rescale_betas_zero_snr", False),
+            TABLE_DTYPES[config.table_dtype],
         )
-        cumprod = np.cumprod(1 - betas)
-        self._alphas_cumprod: list[float] = cumprod.tolist()
+        alphas = 1 - betas
+        self._cumprod = torch.cumprod(alphas, dim=0)
         final_is_one = config.get("set_alpha_to_one", True)
-        self._final_alpha_cumprod = 1.0 if final_is_one else self._alphas_cumprod[0]
-        self.betas = torch.from_numpy(betas).float()
-        self.alphas = torch.from_numpy(1 - betas).float()
-        self.alphas_cumprod = torch.from_numpy(cumprod).float()
-        self.final_alpha_cumprod = torch.tensor(self._final_alpha_cumprod)
+        self._final_cumprod = torch.ones_like(betas[0]) if final_is_one else self._cumprod[0]
+        tables = (betas, alphas, self._cumprod, self._final_cumprod)
+        copies = [table.to(torch.float32, copy=True) for table in tables]
+        self.betas, self.alphas, self.alphas_cumprod, self.final_alpha_cumprod = copies
         self._tables: dict[object, StepTable] = {}
         self._use_timesteps(range(config.num_train_timesteps - 1, -1, -1), None, None)
 
@@ -132,7 +136,7 @@ class Scheduler(ABC):
         steps = check_num_inference_steps(num_inference_steps, self.config.num_train_timesteps)
         self._use_timesteps(self._choose_timesteps(steps), steps, device)
 
-    def _choose_timesteps(self, num_inference_steps: int) -> list[int]:
+    def _choose_timesteps(self, num_inference_steps: int) -> Sequence[float]:
         return self._spaced(num_inference_steps)[::-1]
 
     def _spaced(self, num_inference_steps: int) -> list[int]:
@@ -148,7 +152,7 @@ class Scheduler(ABC):
 
     def _use_timesteps(
         self,
-        timesteps: Sequence[int],
+        timesteps: Sequence[float],
         num_inference_steps: int | None,
         device: str | torch.device | None,
     ) -> None:
@@ -162,24 +166,24 @@ class Scheduler(ABC):
     def table(self) -> StepTable:
         """Return the coefficients of all steps of the run that :meth:`set_timesteps` chose."""
 
-    def _alpha_cumprod(self, timestep: int) -> float:
-        """Return alphas_cumprod at a timestep; before the first one, its final value.
+    def _alpha_cumprod(self, timesteps: Sequence[int]) -> Tensor:
+        """Return alphas_cumprod at some timesteps; before the first one, its final value.
 
         Raises:
-            ValueError: If the timestep is beyond the training process.
+            ValueError: If a timestep is beyond the training process.
         """
-        if timestep < 0:
-            return self._final_alpha_cumprod
-        if timestep >= len(self._alphas_cumprod):
+        if max(timesteps) >= len(self._cumprod):
             raise ValueError(
-                f"timestep {timestep} is beyond the {len(self._alphas_cumprod)} training steps; "
+                f"timestep {max(timesteps)} is beyond the {len(self._cumprod)} training steps; "
                 "check steps_offset, trained_betas or the timestep given"
             )
-        return self._alphas_cumprod[timestep]
+        index = torch.tensor(timesteps, device="cpu")
+        return torch.where(index < 0, self._final_cumprod, self._cumprod[index.clamp(min=0)])
 
-    def _x0_columns(self, alpha_prod_t: float) -> dict[str, Any]:
+    def _x0_columns(self, alpha_prod_t: Tensor) -> dict[str, Any]:
         """Return the columns that turn a model output into an estimate of the clean sample."""
-        root, noise_root = math.sqrt(alpha_prod_t), math.sqrt(1 - alpha_prod_t)
+        root, noise_root = alpha_prod_t**0.5, (1 - alpha_prod_t) ** 0.5
+        columns: dict[str, Any]
         kind = self.config.prediction_type
         if kind == "epsilon":
             # a quotient, so that alphas_cumprod = 0 gives infinity, which clipping makes finite
@@ -188,15 +192,24 @@ class Scheduler(ABC):
             columns = {"x0_sample": 0.0, "x0_output": 1.0}
         else:
             columns = {"x0_sample": root, "x0_output": -noise_root}
-        if self.config.get("clip_sample") and not self.config.get("thresholding"):
+        if self._limits_x0 and self.config.clip_sample and not self.config.thresholding:
             columns["x0_clip"] = self.config.clip_sample_range
         return columns
 
-    def _dynamic_threshold(self) -> DynamicThreshold | None:
-        if not self.config.thresholding:
-            return None
-        return DynamicThreshold(
-            self.config.dynamic_thresholding_ratio, self.config.sample_max_value
+    def _as_table(
+        self, rows: Sequence[StepRow], timesteps: Sequence[float], num_slots: int = 0
+    ) -> StepTable:
+        config = self.config
+        threshold = None
+        if self._limits_x0 and config.thresholding:
+            threshold = DynamicThreshold(config.dynamic_thresholding_ratio, config.sample_max_value)
+        return StepTable(
+            rows,
+            timesteps,
+            num_slots=num_slots,
+            dynamic_threshold=threshold,
+            # diffusers' last digits need its operations, too
+            fold=config.table_dtype == "float64",
         )
 
     # -- steps ----------------------------------------------------------------------------------
@@ -253,8 +266,7 @@ class Scheduler(ABC):
         return signal * noise - spread * sample
 
     def _levels(self, timesteps: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
-        cumprod = torch.tensor(self._alphas_cumprod, dtype=torch.float64)
-        chosen = cumprod[timesteps.cpu()].reshape(-1, *[1] * (sample.dim() - 1))
+        chosen = self._cumprod[timesteps.cpu()].reshape(-1, *[1] * (sample.dim() - 1))
         return chosen.sqrt().to(sample), (1 - chosen).sqrt().to(sample)
 
     def __len__(self) -> int:
@@ -327,41 +339,10 @@ class Scheduler(ABC):
 
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        entries = {key: _plain(value) for key, value in self.config.items() if key != DEFAULTED}
-        write_json(path / CONFIG_NAME, {"_class_name": type(self).__name__, **entries})
+        entries = {"_class_name": type(self).__name__, **saved_entries(self.config)}
+        write_json(path / CONFIG_NAME, entries)
 
     def __repr__(self) -> str:
         """Show the class and its configuration."""
         entries = ", ".join(f"{k}={v!r}" for k, v in self.config.items() if k != DEFAULTED)
         return f"{type(self).__name__}({entries})"
-
-
-def _plain(value: Any) -> Any:
-    """Turn arrays and tensors into lists, for JSON."""
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _check_config(config: SchedulerConfig) -> None:
-    """Raise ValueError, naming the argument, where a value makes no sense."""
-    count = config.num_train_timesteps
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 1_000_000:
-        raise ValueError(f"num_train_timesteps must be an integer from 1 to 1000000, got {count!r}")
-    offset = config.steps_offset
-    if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
-        raise ValueError(f"steps_offset must be a non-negative integer, got {offset!r}")
-    for key, choices in (
-        ("prediction_type", PREDICTION_TYPES),
-        ("timestep_spacing", SPACINGS),
-    ):
-        if config[key] not in choices:
-            raise ValueError(f"{key} must be one of {choices}, got {config[key]!r}")
-    numbers = ("clip_sample_range", "sample_max_value", "dynamic_thresholding_ratio")
-    for key in ("beta_start", "beta_end", *numbers):
-        value = config.get(key, 1.0)
-        if not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ValueError(f"{key} must be a positive number, got {value!r}")
-    if config.get("dynamic_thresholding_ratio", 1.0) > 1:
-        raise ValueError(
-            "dynamic_thresholding_ratio must be at most 1, got "
-            f"{config.dynamic_thresholding_ratio!r}"
-        )

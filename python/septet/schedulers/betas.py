@@ -1,4 +1,4 @@
-"""Noise schedules: the beta of every training step, in float64."""
+"""Noise schedules: the beta of every training step."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-Array = npt.NDArray[np.float64]
+import torch
+from torch import Tensor
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid")
 
@@ -25,9 +25,9 @@ def _laplace(time: float) -> float:
     return math.sqrt(1 / (1 + math.exp(-log_snr)))
 
 
-def _from_alpha_bar(alpha_bar: Callable[[float], float], count: int) -> Array:
+def _from_alpha_bar(alpha_bar: Callable[[float], float], count: int) -> list[float]:
     values = [alpha_bar(i / count) for i in range(count + 1)]
-    return np.array([min(1 - values[i + 1] / values[i], 0.999) for i in range(count)])
+    return [min(1 - values[i + 1] / values[i], 0.999) for i in range(count)]
 
 
 def make_betas(
@@ -37,7 +37,8 @@ def make_betas(
     end: float,
     trained: Sequence[float] | npt.NDArray[Any] | None = None,
     rescale_zero_snr: bool = False,
-) -> Array:
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
     """Compute the betas of a training process.
 
     Args:
@@ -47,42 +48,52 @@ def make_betas(
         end: Their last beta, in (0, 1).
         trained: Betas to use instead of a schedule.
         rescale_zero_snr: Whether to stretch the process so that its last step is pure noise.
+        dtype: What to compute in. In float32 the operations are those of diffusers 0.42, in
+            their order.
 
     Returns:
-        ``[count]`` float64, or as many as ``trained`` has.
+        ``[count]`` on the CPU, or as many as ``trained`` has.
 
     Raises:
         ValueError: If the schedule is unknown or a beta is outside (0, 1]; only the last may be 1.
     """
-    if trained is None and (not 0 < start < 1 or not 0 < end < 1):
-        raise ValueError(f"beta_start and beta_end must lie in (0, 1), got {start} and {end}")
     if trained is not None:
-        betas = np.array(trained, dtype=np.float64)
-    elif schedule == "linear":
-        betas = np.linspace(start, end, count)
-    elif schedule == "scaled_linear":
-        betas = np.linspace(math.sqrt(start), math.sqrt(end), count) ** 2
-    elif schedule == "squaredcos_cap_v2":
-        betas = _from_alpha_bar(_cosine, count)
-    elif schedule == "laplace":
-        betas = _from_alpha_bar(_laplace, count)
-    elif schedule == "sigmoid":
-        betas = (end - start) / (1 + np.exp(-np.linspace(-6, 6, count))) + start
+        betas = torch.from_numpy(np.array(trained, dtype=np.float64)).to(dtype)
     else:
-        raise ValueError(f"beta_schedule must be one of {BETA_SCHEDULES}, got {schedule!r}")
+        betas = _scheduled_betas(schedule, count, start, end, dtype)
     if rescale_zero_snr:
         betas = _rescale_zero_snr(betas)
     valid = (betas > 0) & (betas < 1)
-    if betas.ndim != 1 or not betas.size or not valid[:-1].all() or not 0 < betas[-1] <= 1:
+    if betas.ndim != 1 or not len(betas) or not valid[:-1].all() or not 0 < betas[-1] <= 1:
         name = "beta_schedule" if trained is None else "trained_betas"
         raise ValueError(f"{name} must give betas in (0, 1); only the last one may be 1")
     return betas
 
 
-def _rescale_zero_snr(betas: Array) -> Array:
+def _scheduled_betas(
+    schedule: str, count: int, start: float, end: float, dtype: torch.dtype
+) -> Tensor:
+    if not 0 < start < 1 or not 0 < end < 1:
+        raise ValueError(f"beta_start and beta_end must lie in (0, 1), got {start} and {end}")
+    options: dict[str, Any] = {"dtype": dtype, "device": "cpu"}
+    if schedule == "linear":
+        return torch.linspace(start, end, count, **options)
+    if schedule == "scaled_linear":
+        return torch.linspace(start**0.5, end**0.5, count, **options) ** 2
+    if schedule == "squaredcos_cap_v2":
+        return torch.tensor(_from_alpha_bar(_cosine, count), **options)
+    if schedule == "laplace":
+        return torch.tensor(_from_alpha_bar(_laplace, count), **options)
+    if schedule == "sigmoid":
+        return torch.sigmoid(torch.linspace(-6, 6, count, **options)) * (end - start) + start
+    raise ValueError(f"beta_schedule must be one of {BETA_SCHEDULES}, got {schedule!r}")
+
+
+def _rescale_zero_snr(betas: Tensor) -> Tensor:
     """Shift and scale sqrt(alphas_cumprod) so that it ends at 0 (Lin et al. 2023, algorithm 1)."""
-    roots = np.sqrt(np.cumprod(1 - betas))
-    if len(roots) < 2:
+    if len(betas) < 2:
         raise ValueError("rescale_betas_zero_snr needs at least two training steps")
-    cumprod = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
-    return np.concatenate([1 - cumprod[:1], 1 - cumprod[1:] / cumprod[:-1]])
+    roots = torch.cumprod(1 - betas, dim=0).sqrt()
+    first, last = roots[0], roots[-1]
+    cumprod = ((roots - last) * (first / (first - last))) ** 2
+    return 1 - torch.cat([cumprod[:1], cumprod[1:] / cumprod[:-1]])

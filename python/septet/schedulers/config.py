@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
+
+import torch
+
+from septet.schedulers.timesteps import SPACINGS
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -14,6 +19,13 @@ S = TypeVar("S")
 #: uses its own defaults for those (``set_alpha_to_one`` differs between DDIM and PNDM).
 DEFAULTED = "_use_default_values"
 
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+#: What the coefficients of a run may be computed in.
+TABLE_DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+#: Keys that diffusers does not know. A file holds them only where they differ from the default,
+#: so that diffusers reads it without a warning.
+_OWN_KEYS = {"table_dtype": "float64", "variant": "modern"}
 #: Keys of the 2022 releases and what they are called today.
 _OLD_KEYS = {"timesteps": "num_train_timesteps", "clip_predicted_image": "clip_sample"}
 #: Keys of those releases that mean nothing for sampling here.
@@ -86,3 +98,39 @@ def explicit_entries(config: Mapping[str, Any]) -> dict[str, Any]:
     if predicts_noise is not None:
         entries.setdefault("prediction_type", "epsilon" if predicts_noise else "sample")
     return entries
+
+
+def saved_entries(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a ``scheduler_config.json`` says about a configuration; arrays become lists."""
+    return {
+        key: value.tolist() if hasattr(value, "tolist") else value
+        for key, value in config.items()
+        if key != DEFAULTED and (key not in _OWN_KEYS or value != _OWN_KEYS[key])
+    }
+
+
+def check_config(config: SchedulerConfig) -> None:
+    """Raise ValueError, naming the argument, where a value makes no sense."""
+    count = config.num_train_timesteps
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 1_000_000:
+        raise ValueError(f"num_train_timesteps must be an integer from 1 to 1000000, got {count!r}")
+    offset = config.steps_offset
+    if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+        raise ValueError(f"steps_offset must be a non-negative integer, got {offset!r}")
+    for key, choices in (
+        ("prediction_type", PREDICTION_TYPES),
+        ("timestep_spacing", SPACINGS),
+        ("table_dtype", tuple(TABLE_DTYPES)),
+    ):
+        if config[key] not in choices:
+            raise ValueError(f"{key} must be one of {choices}, got {config[key]!r}")
+    numbers = ("clip_sample_range", "sample_max_value", "dynamic_thresholding_ratio")
+    for key in ("beta_start", "beta_end", *numbers):
+        value = config.get(key, 1.0)
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"{key} must be a positive number, got {value!r}")
+    if config.get("dynamic_thresholding_ratio", 1.0) > 1:
+        raise ValueError(
+            "dynamic_thresholding_ratio must be at most 1, got "
+            f"{config.dynamic_thresholding_ratio!r}"
+        )

@@ -10,13 +10,14 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from septet.ops import NoiseKind, StepRow
 from septet.random import Generators
 from septet.schedulers.base import Scheduler, SchedulerOutput
 from septet.schedulers.config import record_config
-from septet.schedulers.table import StepTable
+from septet.schedulers.table import StepTable, make_rows
 
 
 class DDIMScheduler(Scheduler):
@@ -39,6 +40,8 @@ class DDIMScheduler(Scheduler):
         timestep_spacing: "leading", "linspace" or "trailing".
         rescale_betas_zero_snr: Whether the last training step is to be pure noise (Lin et al.
             2023).
+        table_dtype: What the coefficients are computed in: "float64", or "float32" with the
+            operations of diffusers, for its last digits.
 
     Raises:
         ValueError: If an argument makes no sense.
@@ -62,6 +65,8 @@ class DDIMScheduler(Scheduler):
         sample_max_value: float = 1.0,
         timestep_spacing: str = "leading",
         rescale_betas_zero_snr: bool = False,
+        *,
+        table_dtype: str = "float64",
     ) -> None:
         self._set_up()
 
@@ -87,42 +92,46 @@ class DDIMScheduler(Scheduler):
             if not 0 <= eta < math.inf:
                 raise ValueError(f"eta must be a finite number of at least 0, got {eta}")
             timesteps = self._timesteps if timestep is None else (timestep,)
-            table = self._tables[key] = StepTable(
-                [self._row(t, eta, reclip) for t in timesteps],
-                timesteps,
-                dynamic_threshold=self._dynamic_threshold(),
+            table = self._tables[key] = self._as_table(
+                self._rows([int(t) for t in timesteps], eta, reclip), timesteps
             )
         return table
 
-    def _row(self, timestep: int, eta: float, reclip: bool) -> StepRow:
+    def _rows(self, timesteps: Sequence[int], eta: float, reclip: bool) -> list[StepRow]:
         if self.num_inference_steps is None:
             raise ValueError("no timesteps are set; call set_timesteps first")
         stride = self.config.num_train_timesteps // self.num_inference_steps
-        alpha_prod_t = self._alpha_cumprod(timestep)
-        alpha_prod_t_prev = self._alpha_cumprod(timestep - stride)
-        root, noise_root = math.sqrt(alpha_prod_t), math.sqrt(1 - alpha_prod_t)
+        alpha_prod_t = self._alpha_cumprod(timesteps)
+        alpha_prod_t_prev = self._alpha_cumprod([t - stride for t in timesteps])
         variance = (1 - alpha_prod_t_prev) / (1 - alpha_prod_t)
-        variance *= 1 - alpha_prod_t / alpha_prod_t_prev
-        std_dev_t = eta * math.sqrt(max(variance, 0.0))
-        direction = _root(1 - alpha_prod_t_prev - std_dev_t**2, eta, timestep)
-        pred_original, base, output = math.sqrt(alpha_prod_t_prev), 0.0, direction
+        variance = variance * (1 - alpha_prod_t / alpha_prod_t_prev)
+        std_dev_t = eta * variance.clamp(min=0) ** 0.5
+        _check_eta(eta, 1 - alpha_prod_t_prev - std_dev_t**2, timesteps)
+        columns = self._x0_columns(alpha_prod_t)
+        # rounded so far; what follows combines such numbers and rounds once
+        direction = ((1 - alpha_prod_t_prev - std_dev_t**2).clamp(min=0) ** 0.5).double()
+        root, noise_root = (alpha_prod_t**0.5).double(), ((1 - alpha_prod_t) ** 0.5).double()
+        pred_original = (alpha_prod_t_prev**0.5).double()
+        base: float | Tensor = 0.0
+        output: float | Tensor = direction
         kind = self.config.prediction_type
         if reclip:
             base, output = direction / noise_root, 0.0
-            pred_original -= base * root
+            pred_original = pred_original - base * root
         elif kind == "sample":
-            base = direction / noise_root
-            output = -base * root
+            base, output = direction / noise_root, -direction / noise_root * root
         elif kind == "v_prediction":
             base, output = direction * noise_root, direction * root
-        return StepRow(
-            **self._x0_columns(alpha_prod_t),
-            pred_original=pred_original,
-            base=base,
-            output=output,
-            # the last step draws too, although its deviation may be 0: so does diffusers
-            noise_kind=NoiseKind.CONSTANT if eta > 0 else NoiseKind.NONE,
-            noise=std_dev_t,
+        return make_rows(
+            columns
+            | {
+                "pred_original": pred_original,
+                "base": base,
+                "output": output,
+                # the last step draws too, although its deviation may be 0: so does diffusers
+                "noise_kind": NoiseKind.CONSTANT if eta > 0 else NoiseKind.NONE,
+                "noise": std_dev_t,
+            }
         )
 
     def step(
@@ -166,11 +175,12 @@ class DDIMScheduler(Scheduler):
         return SchedulerOutput(*result) if return_dict else result
 
 
-def _root(direction_variance: float, eta: float, timestep: int) -> float:
-    """Return the factor of the noise direction; rounding may take a zero below zero."""
-    if direction_variance < -1e-12:
+def _check_eta(eta: float, direction_variance: Tensor, timesteps: Sequence[int]) -> None:
+    """Raise ValueError where a step would need a negative variance, beyond rounding."""
+    negative = direction_variance < -8 * torch.finfo(direction_variance.dtype).eps
+    if negative.any():
+        timestep = timesteps[int(negative.nonzero()[0])]
         raise ValueError(
             f"eta = {eta} is too large: at timestep {timestep} the step would need a negative "
             "variance"
         )
-    return math.sqrt(max(direction_variance, 0.0))

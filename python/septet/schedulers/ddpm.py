@@ -7,9 +7,9 @@ Names here and in the paper: ``alpha_prod_t`` is alpha-bar_t, ``current_beta_t``
 from __future__ import annotations
 
 import itertools
-import math
 import operator
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from septet.ops import NoiseKind, StepRow
 from septet.random import Generators
 from septet.schedulers.base import Scheduler, SchedulerOutput
 from septet.schedulers.config import record_config
-from septet.schedulers.table import StepTable
+from septet.schedulers.table import StepTable, make_rows
 
 VARIANCE_TYPES = (
     "fixed_small",
@@ -43,8 +43,8 @@ class DDPMScheduler(Scheduler):
         beta_schedule: "linear", "scaled_linear", "squaredcos_cap_v2", "laplace" or "sigmoid".
         trained_betas: ``[T]`` betas to use instead.
         variance_type: Variance of the noise added: "fixed_small" (that of the posterior) or
-            "fixed_large" (beta), each also with the suffix "_log", which changes how diffusers
-            computes them but not what they are; "learned" (the network's second half of
+            "fixed_large" (beta), each also with the suffix "_log", which changes nothing here
+            (diffusers gives NaN for "fixed_large_log"); "learned" (the network's second half of
             channels) or "learned_range" (which interpolates between the two logarithms; Nichol
             and Dhariwal 2021, eq. 15).
         clip_sample: Whether to clamp the estimate of the clean sample.
@@ -57,6 +57,8 @@ class DDPMScheduler(Scheduler):
         steps_offset: Added to the timesteps of leading spacing.
         rescale_betas_zero_snr: Whether the last training step is to be pure noise (Lin et al.
             2023).
+        table_dtype: What the coefficients are computed in: "float64", or "float32" with the
+            operations of diffusers, for its last digits.
 
     Raises:
         ValueError: If an argument makes no sense.
@@ -80,6 +82,8 @@ class DDPMScheduler(Scheduler):
         timestep_spacing: str = "leading",
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool = False,
+        *,
+        table_dtype: str = "float64",
     ) -> None:
         if variance_type not in VARIANCE_TYPES:
             raise ValueError(
@@ -123,32 +127,29 @@ class DDPMScheduler(Scheduler):
         """Return the coefficients of all steps (Ho et al. 2020, eq. 7)."""
         table = self._tables.get("all")
         if table is None:
-            previous = (*self._timesteps[1:], -1)
-            rows = [self._row(t, p) for t, p in zip(self._timesteps, previous, strict=True)]
-            table = self._tables["all"] = StepTable(
-                rows, self._timesteps, dynamic_threshold=self._dynamic_threshold()
-            )
+            rows = self._rows([int(t) for t in self._timesteps])
+            table = self._tables["all"] = self._as_table(rows, self._timesteps)
         return table
 
-    def _row(self, timestep: int, prev_timestep: int) -> StepRow:
-        alpha_prod_t = self._alpha_cumprod(timestep)
-        alpha_prod_t_prev = self._alpha_cumprod(prev_timestep)
+    def _rows(self, timesteps: list[int]) -> list[StepRow]:
+        alpha_prod_t = self._alpha_cumprod(timesteps)
+        alpha_prod_t_prev = self._alpha_cumprod([*timesteps[1:], -1])
         beta_prod_t, beta_prod_t_prev = 1 - alpha_prod_t, 1 - alpha_prod_t_prev
         current_alpha_t = alpha_prod_t / alpha_prod_t_prev
         current_beta_t = 1 - current_alpha_t
+        posterior_variance = beta_prod_t_prev / beta_prod_t * current_beta_t
         columns = self._x0_columns(alpha_prod_t)
-        if timestep > 0:
-            posterior_variance = beta_prod_t_prev / beta_prod_t * current_beta_t
-            columns |= self._noise_columns(posterior_variance, current_beta_t)
-        return StepRow(
-            **columns,
-            pred_original=math.sqrt(alpha_prod_t_prev) * current_beta_t / beta_prod_t,
-            base=math.sqrt(current_alpha_t) * beta_prod_t_prev / beta_prod_t,
-            output=0.0,
-        )
+        columns |= self._noise_columns(posterior_variance, current_beta_t)
+        columns["pred_original"] = alpha_prod_t_prev**0.5 * current_beta_t / beta_prod_t
+        columns["base"] = current_alpha_t**0.5 * beta_prod_t_prev / beta_prod_t
+        columns["output"] = 0.0
+        rows = make_rows(columns)
+        if timesteps[-1] == 0:
+            rows[-1] = replace(rows[-1], noise_kind=NoiseKind.NONE, noise=0.0)
+        return rows
 
-    def _noise_columns(self, posterior_variance: float, current_beta_t: float) -> dict[str, Any]:
-        small = max(posterior_variance, _MIN_VARIANCE)
+    def _noise_columns(self, posterior_variance: Tensor, current_beta_t: Tensor) -> dict[str, Any]:
+        small = posterior_variance.clamp(min=_MIN_VARIANCE)
         kind = self.config.variance_type
         if kind == "learned":
             return {"noise_kind": NoiseKind.LEARNED, "noise": 1.0}
@@ -156,11 +157,11 @@ class DDPMScheduler(Scheduler):
             return {
                 "noise_kind": NoiseKind.LEARNED_RANGE,
                 "noise": 1.0,
-                "log_variance_low": math.log(small),
-                "log_variance_high": math.log(current_beta_t),
+                "log_variance_low": small.log(),
+                "log_variance_high": current_beta_t.log(),
             }
         variance = current_beta_t if kind.startswith("fixed_large") else small
-        return {"noise_kind": NoiseKind.CONSTANT, "noise": math.sqrt(variance)}
+        return {"noise_kind": NoiseKind.CONSTANT, "noise": variance**0.5}
 
     def step(
         self,

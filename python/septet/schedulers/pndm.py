@@ -5,29 +5,55 @@ equation 11. A run starts with three pseudo Runge-Kutta steps of four evaluation
 (algorithm 2, eq. 13) and goes on with the linear multistep rule of Adams and Bashforth (eq. 12).
 ``skip_prk_steps`` starts with lower orders of that rule instead (the PLMS sampler of Latent
 Diffusion).
+
+Three conventions are in use, and checkpoints were judged with each, so ``variant`` selects one.
+With the stride s = T // N between timesteps:
+
+=========  ====================  ===========================  ===========================
+variant    noise level at t      middle of Runge-Kutta steps  last step, from timestep 0
+=========  ====================  ===========================  ===========================
+modern     alphas_cumprod[t]     network at t - s + s // 2,   to ``final_alpha_cumprod``
+                                 sample at t - s // 2
+early      alphas_cumprod[t+1]   both at t - s + s // 2       none: the sample stays
+original   alphas_cumprod[t+1]   network at t - s / 2,        to alphas_cumprod[0]
+                                 sample at its floor
+=========  ====================  ===========================  ===========================
+
+"modern" is diffusers since 0.2 and takes exactly N timesteps. "early" is diffusers 0.0.4, and
+"original" the authors' code (F-PNDM); both take all of ``range(0, T, s)``, which may be more.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from septet import ops
-from septet.ops import CURRENT_OUTPUT, NO_SLOT, UNUSED, StepRow
+from septet.ops import CURRENT_OUTPUT, NO_SLOT, UNUSED
 from septet.schedulers.base import Scheduler, SchedulerOutput
 from septet.schedulers.config import record_config
-from septet.schedulers.table import StepTable
+from septet.schedulers.table import StepTable, make_rows
 
 #: Slots 0 to 2 hold the last three model outputs in turn.
 _RING = 3
 #: The sample that a group of evaluations starts from, and its second and third output.
 _SAVED, _SECOND, _THIRD = 3, 4, 5
 _PRK_EVALUATIONS = 12
+VARIANTS = ("modern", "early", "original")
+#: The values that variants other than "modern" need: the options came later.
+_BEFORE_OPTIONS = {
+    "skip_prk_steps": False,
+    "set_alpha_to_one": False,
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+    "steps_offset": 0,
+}
 _RUNGE_KUTTA = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
 #: Weights of the newest output and the ones before it, by how many there are before it.
 _ADAMS_BASHFORTH = (
@@ -38,8 +64,29 @@ _ADAMS_BASHFORTH = (
 )
 
 
+@dataclass(frozen=True)
+class _Evaluation:
+    """What happens after one evaluation of the network.
+
+    Attributes:
+        timestep: What the network was told.
+        start: Timestep of the sample that is moved.
+        target: Timestep to move it to; below 0 is the end.
+        read_slots, weights, write_slot, save_slot, base_slot: See :class:`StepRow`.
+    """
+
+    timestep: float
+    start: float
+    target: float
+    read_slots: tuple[int, int, int, int] = (CURRENT_OUTPUT, UNUSED, UNUSED, UNUSED)
+    weights: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
+    write_slot: int = NO_SLOT
+    save_slot: int = NO_SLOT
+    base_slot: int = NO_SLOT
+
+
 class PNDMScheduler(Scheduler):
-    """Samples without noise, with fourth-order accuracy per step.
+    """Samples without noise, combining four outputs in every step.
 
     The scheduler keeps earlier model outputs between steps; :meth:`set_timesteps` forgets them.
 
@@ -54,6 +101,10 @@ class PNDMScheduler(Scheduler):
         prediction_type: What the network predicts: "epsilon" or "v_prediction".
         timestep_spacing: "leading", "linspace" or "trailing".
         steps_offset: Added to the timesteps of leading spacing.
+        table_dtype: What the coefficients are computed in: "float64", or "float32" with the
+            operations of diffusers, for its last digits.
+        variant: "modern", "early" or "original", see above; the latter two take none of the
+            options from ``skip_prk_steps`` to ``steps_offset``.
 
     Attributes:
         counter: Number of steps taken since :meth:`set_timesteps`.
@@ -61,6 +112,8 @@ class PNDMScheduler(Scheduler):
     Raises:
         ValueError: If an argument makes no sense.
     """
+
+    _limits_x0: ClassVar[bool] = False
 
     @record_config
     def __init__(
@@ -75,7 +128,17 @@ class PNDMScheduler(Scheduler):
         prediction_type: str = "epsilon",
         timestep_spacing: str = "leading",
         steps_offset: int = 0,
+        *,
+        table_dtype: str = "float64",
+        variant: str = "modern",
     ) -> None:
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {VARIANTS}, got {variant!r}")
+        for key, needed in _BEFORE_OPTIONS.items():
+            if variant != "modern" and self.config[key] != needed:
+                raise ValueError(
+                    f"{key} must be {needed!r} for variant {variant!r}, got {self.config[key]!r}"
+                )
         if prediction_type == "sample":
             raise ValueError(
                 "prediction_type must be one of ('epsilon', 'v_prediction') for PNDM, got 'sample'"
@@ -83,7 +146,7 @@ class PNDMScheduler(Scheduler):
         self._slots: Tensor | None = None
         self.counter = 0
         self._set_up()
-        if self._alphas_cumprod[-1] == 0:
+        if self._cumprod[-1] == 0:
             raise ValueError("trained_betas must be below 1: PNDM divides by alphas_cumprod")
 
     def set_timesteps(
@@ -102,8 +165,12 @@ class PNDMScheduler(Scheduler):
         super().set_timesteps(num_inference_steps, device)
         self.counter = 0
 
-    def _choose_timesteps(self, num_inference_steps: int) -> list[int]:
-        spaced = self._spaced(num_inference_steps)
+    def _choose_timesteps(self, num_inference_steps: int) -> list[int] | list[float]:
+        stride = self.config.num_train_timesteps // num_inference_steps
+        if self.config.variant == "modern":
+            spaced = self._spaced(num_inference_steps)
+        else:
+            spaced = list(range(0, self.config.num_train_timesteps, stride))
         if self.config.skip_prk_steps:
             # the second timestep is evaluated twice
             return [*spaced[:-1], *spaced[-2:-1], spaced[-1]][::-1]
@@ -112,10 +179,16 @@ class PNDMScheduler(Scheduler):
                 "num_inference_steps must be at least 4 unless skip_prk_steps is set, got "
                 f"{num_inference_steps}"
             )
-        half = self.config.num_train_timesteps // num_inference_steps // 2
+        if self.config.variant != "modern" and spaced[-1] == self.config.num_train_timesteps - 1:
+            raise ValueError(
+                f"num_inference_steps = {num_inference_steps} leads to timestep {spaced[-1]}, "
+                f"which has no noise level in variant {self.config.variant!r}"
+            )
+        half = stride / 2 if self.config.variant == "original" else stride // 2
         stages = [t + shift for t in spaced[-4:] for shift in (0, half)][:-1]
         runge_kutta = [t for t in stages for _ in range(2)][1:-1]
-        return [*runge_kutta[::-1], *spaced[:-3][::-1]]
+        chosen = [*runge_kutta[::-1], *spaced[:-3][::-1]]
+        return [float(t) for t in chosen] if self.config.variant == "original" else chosen
 
     def table(self) -> StepTable:
         """Return the coefficients of all evaluations.
@@ -125,25 +198,21 @@ class PNDMScheduler(Scheduler):
         """
         table = self._tables.get("all")
         if table is None:
-            rows = [self._row(i, t) for i, t in enumerate(self._timesteps)]
-            table = self._tables["all"] = self._as_table(rows, self._timesteps)
+            evaluations = [self._evaluation(i, t) for i, t in enumerate(self._timesteps)]
+            table = self._tables["all"] = self._table(evaluations)
         return table
 
-    def _as_table(self, rows: Sequence[StepRow], timesteps: Sequence[int]) -> StepTable:
-        num_slots = _SAVED + 1 if self.config.skip_prk_steps else _THIRD + 1
-        return StepTable(rows, timesteps, num_slots=num_slots)
-
-    def _row(self, counter: int, timestep: int) -> StepRow:
+    def _evaluation(self, counter: int, timestep: float) -> _Evaluation:
         if self.num_inference_steps is None:
             raise ValueError("no timesteps are set; call set_timesteps first")
         stride = self.config.num_train_timesteps // self.num_inference_steps
         if self.config.skip_prk_steps:
             if counter == 1:
                 # the first step again, with the mean of both outputs
-                return self._transfer(
-                    timestep + stride,
+                return _Evaluation(
                     timestep,
-                    timestep,
+                    start=timestep + stride,
+                    target=timestep,
                     read_slots=(CURRENT_OUTPUT, 0, UNUSED, UNUSED),
                     weights=(0.5, 0.5, 0.0, 0.0),
                     base_slot=_SAVED,
@@ -151,76 +220,79 @@ class PNDMScheduler(Scheduler):
             stored = max(counter - 1, 0)
             save_slot = _SAVED if counter == 0 else NO_SLOT
         elif counter < _PRK_EVALUATIONS:
-            return self._runge_kutta_row(counter, timestep, stride // 2)
+            return self._runge_kutta(counter, timestep, stride // 2)
         else:
             stored = counter - _PRK_EVALUATIONS + _RING
             save_slot = NO_SLOT
-        earlier = [(stored - k) % _RING if k <= stored else UNUSED for k in (1, 2, 3)]
-        return self._transfer(
+        end = {"modern": -stride, "early": 0, "original": -1}[self.config.variant]
+        first, second, third = ((stored - k) % _RING if k <= stored else UNUSED for k in (1, 2, 3))
+        return _Evaluation(
             timestep,
-            timestep - stride,
-            timestep,
-            read_slots=(CURRENT_OUTPUT, *earlier),
+            start=timestep,
+            target=max(timestep - stride, end),
+            read_slots=(CURRENT_OUTPUT, first, second, third),
             weights=_ADAMS_BASHFORTH[min(stored, 3)],
             # the slot written may be the oldest one read: the step reads first
             write_slot=stored % _RING,
             save_slot=save_slot,
         )
 
-    def _runge_kutta_row(self, counter: int, timestep: int, half: int) -> StepRow:
+    def _runge_kutta(self, counter: int, timestep: float, half: int) -> _Evaluation:
         group, stage = divmod(counter, 4)
         start = self._timesteps[4 * group]
-        target = timestep if stage % 2 else timestep - half
+        if self.config.variant != "modern":
+            target = self._timesteps[counter | 1]
+        else:
+            target = timestep if stage % 2 else timestep - half
         if stage < 3:
-            return self._transfer(
+            return _Evaluation(
+                timestep,
                 start,
                 target,
-                timestep,
                 write_slot=(group, _SECOND, _THIRD)[stage],
                 save_slot=_SAVED if stage == 0 else NO_SLOT,
                 base_slot=_SAVED if stage > 0 else NO_SLOT,
             )
-        return self._transfer(
+        return _Evaluation(
+            timestep,
             start,
             target,
-            timestep,
             read_slots=(group, _SECOND, _THIRD, CURRENT_OUTPUT),
             weights=_RUNGE_KUTTA,
             base_slot=_SAVED,
         )
 
-    def _transfer(self, start: int, target: int, timestep: int, **columns: Any) -> StepRow:
-        """Return the row that moves a sample from one timestep to another (eq. 11).
+    def _table(self, evaluations: Sequence[_Evaluation]) -> StepTable:
+        """Return the coefficients of equation 11 for some evaluations."""
 
-        Args:
-            start: Timestep of the sample that is moved.
-            target: Timestep to move it to; below 0 is the end.
-            timestep: Timestep of the network's input, for the estimate of the clean sample.
-            **columns: What is stored and combined.
-        """
-        alpha_prod_t = self._alpha_cumprod(start)
-        alpha_prod_t_prev = self._alpha_cumprod(target)
-        beta_prod_t = 1 - alpha_prod_t
-        base = math.sqrt(alpha_prod_t_prev / alpha_prod_t)
-        output = -(alpha_prod_t_prev - alpha_prod_t) / (
-            alpha_prod_t * math.sqrt(1 - alpha_prod_t_prev)
-            + math.sqrt(alpha_prod_t * beta_prod_t * alpha_prod_t_prev)
-        )
+        def noise_level(timesteps: list[float]) -> Tensor:
+            shift = 0 if self.config.variant == "modern" else 1
+            return self._alpha_cumprod([math.floor(t) + shift for t in timesteps])
+
+        alpha_prod_t = noise_level([e.start for e in evaluations])
+        alpha_prod_t_prev = noise_level([e.target for e in evaluations])
+        beta_prod_t, beta_prod_t_prev = 1 - alpha_prod_t, 1 - alpha_prod_t_prev
+        denominator = alpha_prod_t * beta_prod_t_prev**0.5
+        denominator = denominator + (alpha_prod_t * beta_prod_t * alpha_prod_t_prev) ** 0.5
+        # rounded so far; what follows combines such numbers and rounds once
+        base = ((alpha_prod_t_prev / alpha_prod_t) ** 0.5).double()
+        output = -(alpha_prod_t_prev - alpha_prod_t).double() / denominator.double()
         if self.config.prediction_type == "v_prediction":
             # epsilon = sqrt(alpha_prod_t) v + sqrt(beta_prod_t) y
-            base += output * math.sqrt(beta_prod_t)
-            output *= math.sqrt(alpha_prod_t)
-        return StepRow(
-            **self._x0_columns(self._alpha_cumprod(timestep)),
-            base=base,
-            output=output,
-            **columns,
-        )
+            base = base + output * (beta_prod_t**0.5).double()
+            output = output * (alpha_prod_t**0.5).double()
+        columns = self._x0_columns(noise_level([e.timestep for e in evaluations]))
+        columns |= {"base": base, "output": output}
+        for name in ("read_slots", "weights", "write_slot", "save_slot", "base_slot"):
+            columns[name] = [getattr(e, name) for e in evaluations]
+        timesteps = [e.timestep for e in evaluations]
+        num_slots = _SAVED + 1 if self.config.skip_prk_steps else _THIRD + 1
+        return self._as_table(make_rows(columns), timesteps, num_slots)
 
     def step(
         self,
         model_output: Tensor,
-        timestep: int | Tensor,
+        timestep: float | Tensor,
         sample: Tensor,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
@@ -238,10 +310,10 @@ class PNDMScheduler(Scheduler):
         Raises:
             ValueError: If no timesteps are set, or a tensor does not fit.
         """
-        counter, timestep = self.counter, int(timestep)
+        counter, timestep = self.counter, float(timestep)
         table, row = self.table(), counter
         if counter >= len(table) or table.timesteps[counter] != timestep:
-            table, row = self._as_table([self._row(counter, timestep)], (timestep,)), 0
+            table, row = self._table([self._evaluation(counter, timestep)]), 0
         if counter == 0:
             self._slots = table.new_slots(sample)
         if model_output.dtype != sample.dtype:

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from septet.ops.table import NoiseKind, StepRow
 from septet.schedulers.thresholding import DynamicThreshold
+
+
+def make_rows(columns: dict[str, Any]) -> list[StepRow]:
+    """Turn columns into rows.
+
+    Args:
+        columns: Fields of :class:`StepRow`: ``[rows]`` tensors and lists, at least one, or
+            values that are the same in all rows.
+    """
+    lists: dict[str, Any] = {
+        k: v.double().tolist() if isinstance(v, Tensor) else v for k, v in columns.items()
+    }
+    varying = [k for k, v in lists.items() if isinstance(v, list)]
+    constants = {k: v for k, v in lists.items() if k not in varying}
+    rows = zip(*(lists[k] for k in varying), strict=True)
+    return [StepRow(**constants, **dict(zip(varying, row, strict=True))) for row in rows]
 
 
 class StepTable:
@@ -21,6 +38,7 @@ class StepTable:
         num_slots: How many stored outputs and samples the rows refer to.
         dynamic_threshold: How far to clamp the estimate of the clean sample in every step; None
             leaves that to the rows' ``x0_clip``.
+        fold: Whether rows may be rewritten with fewer operations (:meth:`StepRow.folded`).
 
     Attributes:
         values: ``[rows, 24]`` float64 on the CPU, the columns of :data:`septet.ops.COLUMNS`.
@@ -36,13 +54,16 @@ class StepTable:
         *,
         num_slots: int = 0,
         dynamic_threshold: DynamicThreshold | None = None,
+        fold: bool = True,
     ) -> None:
         if not rows or len(rows) != len(timesteps):
             raise ValueError(
                 f"a table needs one timestep per row and at least one row, got {len(rows)} rows "
                 f"and {len(timesteps)} timesteps"
             )
-        self.rows = tuple(row.folded(keep_x0=dynamic_threshold is not None) for row in rows)
+        if fold:
+            rows = [row.folded(keep_x0=dynamic_threshold is not None) for row in rows]
+        self.rows = tuple(rows)
         self.timesteps = tuple(timesteps)
         self.num_slots = num_slots
         self.dynamic_threshold = dynamic_threshold
@@ -110,4 +131,5 @@ class StepTable:
             self.timesteps,
             num_slots=self.num_slots,
             dynamic_threshold=self.dynamic_threshold,
+            fold=False,  # they are as they should be
         )

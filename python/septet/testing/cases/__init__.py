@@ -28,6 +28,8 @@ class OpCase:
             the call changes are among them.
         changed: Names of the arguments that the call writes to.
         dtypes: The dtypes the case runs in.
+        bitwise: The CUDA source gives the bits of the CPU kernel; sums are taken in another order
+            there.
         single: The result has float32 precision even in float64, because noise has.
     """
 
@@ -43,6 +45,7 @@ class OpCase:
         torch.float16,
         torch.bfloat16,
     )
+    bitwise: bool = True
     single: bool = False
 
     @property

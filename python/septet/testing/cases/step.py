@@ -185,10 +185,21 @@ def _case(
                     )
         return arguments
 
-    changed = ("slots",) if "slots" in inputs(torch.float32) else ()
+    sample_inputs = inputs(torch.float32)
+    changed = ("slots",) if "slots" in sample_inputs else ()
     extra: dict[str, Any] = {} if dtypes is None else {"dtypes": dtypes}
-    single = "philox" in inputs(torch.float32)
-    return OpCase("step", name, step, reference, inputs, changed, single=single, **extra)
+    return OpCase(
+        "step",
+        name,
+        step,
+        reference,
+        inputs,
+        changed,
+        # curand's own logarithm and sine are part of torch's noise layout
+        bitwise=not sample_inputs.get("philox_threads"),
+        single="philox" in sample_inputs,
+        **extra,
+    )
 
 
 _NO_DOUBLE = (torch.float32, torch.float16, torch.bfloat16)

@@ -1,0 +1,119 @@
+// Group normalisation with activation: arguments, checked and flattened.
+#pragma once
+
+#include "functors/norm.h"
+#include "launch/isa.h"
+#include "ops/checks.h"
+
+namespace septet {
+
+struct NormTensors {
+  TensorView input, weight, bias, scale_shift, mask, out;
+  int64_t groups = 1;
+  double eps = 0;
+  int64_t activation = kIdentity;
+};
+
+struct NormArgs {
+  const void* input = nullptr;
+  const void* weight = nullptr;       // [C]
+  const void* bias = nullptr;         // [C]
+  const void* scale_shift = nullptr;  // [N or 1, 2 C]: C scales, C shifts
+  int64_t scale_shift_stride = 0;     // from sample to sample
+  const void* mask = nullptr;         // [N, spatial]
+  void* out = nullptr;
+  int64_t samples = 0;
+  int64_t groups = 1;
+  int64_t group_channels = 1;
+  double eps = 0;
+  int activation = kIdentity;
+  Layout layout;
+};
+
+inline constexpr const char* kGroupNormSchema =
+    "group_norm_act(Tensor input, int num_groups, Tensor? weight, Tensor? bias, float eps, "
+    "int activation, Tensor? scale_shift, Tensor? mask, Tensor(a!) out) -> ()";
+
+inline void require_per_channel(const char* op, const char* name, const TensorView& view,
+                                const TensorView& input) {
+  if (!view.present) return;
+  require(view.dim == 1 && view.size(0) == input.size(1) && is_contiguous(view), op, name,
+          " must hold one value for each of ", input.size(1), " channels, got ", shape_text(view));
+  require_dtype(op, name, view, input.dtype);
+  require_device(op, name, view, input.device);
+}
+
+inline void plan_scale_shift(const char* op, const NormTensors& t, NormArgs& args) {
+  const TensorView& view = t.scale_shift;
+  if (!view.present) return;
+  const int64_t samples = t.input.size(0), width = 2 * t.input.size(1);
+  require(view.dim == 2 && (view.size(0) == samples || view.size(0) == 1) &&
+              view.size(1) == width && is_contiguous(view),
+          op, "scale_shift must be contiguous [", samples, " or 1, ", width, "], got ",
+          shape_text(view));
+  require_dtype(op, "scale_shift", view, t.input.dtype);
+  require_device(op, "scale_shift", view, t.input.device);
+  args.scale_shift = view.data;
+  args.scale_shift_stride = view.size(0) == 1 ? 0 : width;
+}
+
+// Checks everything; throws std::invalid_argument.
+inline NormArgs plan_norm(const NormTensors& t) {
+  const char* op = "group_norm_act";
+  require_floating(op, "input", t.input);
+  require(t.input.dim >= 2, op, "input must be [N, C, ...], got ", shape_text(t.input));
+  NormArgs args;
+  args.layout = require_layout(op, "input", t.input);
+  const int64_t channels = t.input.size(1);
+  require(t.groups > 0 && channels % t.groups == 0, op, "num_groups must divide ", channels,
+          " channels, got ", t.groups);
+  require(t.eps >= 0, op, "eps must not be negative, got ", t.eps);
+  require(t.activation >= kIdentity && t.activation <= kMish, op, "activation ", t.activation,
+          " is unknown");
+  require_like(op, "out", t.out, t.input, args.layout);
+  require_per_channel(op, "weight", t.weight, t.input);
+  require_per_channel(op, "bias", t.bias, t.input);
+  plan_scale_shift(op, t, args);
+  if (t.mask.present) {
+    bool fits = t.mask.dim == t.input.dim;
+    for (int64_t i = 0; fits && i < t.input.dim; ++i) {
+      fits = t.mask.size(i) == (i == 1 ? 1 : t.input.size(i));
+    }
+    require(fits && is_contiguous(t.mask), op,
+            "mask must be contiguous, of the shape of input with one channel, got ",
+            shape_text(t.mask), " and ", shape_text(t.input));
+    require_dtype(op, "mask", t.mask, t.input.dtype);
+    require_device(op, "mask", t.mask, t.input.device);
+  }
+  args.input = t.input.data;
+  args.weight = t.weight.data;
+  args.bias = t.bias.data;
+  args.mask = t.mask.data;
+  args.out = t.out.data;
+  args.samples = t.input.size(0);
+  args.groups = t.groups;
+  args.group_channels = channels / t.groups;
+  args.eps = t.eps;
+  args.activation = static_cast<int>(t.activation);
+  return args;
+}
+
+// A task is one group of one sample, or, in channels_last, as many neighbouring groups as make a
+// cache line or more.
+inline int64_t norm_groups_per_task(const NormArgs& args) {
+  if (!args.layout.channels_last) return 1;
+  const int64_t wanted = 32 / args.group_channels;
+  return wanted < 1 ? 1 : wanted < args.groups ? wanted : args.groups;
+}
+
+inline int64_t norm_tasks(const NormArgs& args) {
+  const int64_t per_task = norm_groups_per_task(args);
+  return args.samples * ((args.groups + per_task - 1) / per_task);
+}
+
+// Runs tasks [begin, end).
+using NormRange = void (*)(const NormArgs& args, int64_t begin, int64_t end);
+
+}  // namespace septet
+
+SEPTET_DECLARE_PER_ISA(NormRange norm_range(Dtype dtype))

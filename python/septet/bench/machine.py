@@ -1,0 +1,80 @@
+"""What is known of the machine a benchmark runs on, and what its probes say it can do."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import uuid
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from septet import _host
+
+
+def facts(threads: int) -> dict[str, Any]:
+    """Return the fields that all records of a run share."""
+    build = _host.build_info()
+    return {
+        "run_id": uuid.uuid4().hex,
+        "utc": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "host": {
+            "cpu": cpu_name(),
+            "cores": os.cpu_count(),
+            "isa": build["cpu_isa"],
+            "ram_gb": _ram_gb(),
+        },
+        "torch": torch.__version__,
+        "diffusers": _version("diffusers"),
+        "native": {
+            key: build[key]
+            for key in ("version", "compiler", "torch_abi_target", "built_with_torch")
+        },
+        "threads": threads,
+    }
+
+
+def cpu_name() -> str:
+    """Return the processor's name with family and model, which some names do not tell."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    first = text.partition("\n\n")[0].splitlines()
+    entries = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in first)}
+    name = entries.get("model name", platform.machine())
+    if "cpu family" in entries and "model" in entries:
+        name += f" (family {entries['cpu family']}, model {entries['model']})"
+    return name
+
+
+@functools.cache
+def copy_bandwidth(num_bytes: int, threads: int, seconds: float) -> float:
+    """Return bytes per second, read and written, of a copy on buffers of that size in all."""
+    rate: float = _host.copy_bandwidth(max(1, num_bytes), threads, seconds)
+    return rate
+
+
+@functools.cache
+def fma_peak(threads: int, seconds: float) -> float:
+    """Return float32 operations per second of multiply-adds in registers."""
+    rate: float = _host.fma_peak(threads, seconds)
+    return rate
+
+
+def _ram_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (ValueError, OSError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,208 @@
+"""The result of a measurement, one JSON object per implementation and case.
+
+A speed-up cannot be made, written or read without the accuracy of what was sped up:
+:class:`Speedup` demands it, and nothing else holds a ratio.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from septet.testing.timing import Timing, percentile, round_ratios
+
+SCHEMA = "septet.bench/1"
+
+#: Names of all fields of a record; a reader may rely on every one being there.
+FIELDS = (
+    "schema", "run_id", "utc", "host", "torch", "diffusers", "native", "threads", "suite", "case",
+    "implementation", "rounds", "calls_per_round", "latency_s", "roofline", "accuracy", "ratios",
+)  # fmt: skip
+LATENCY_FIELDS = ("count", "mean", "stdev", "min", "p10", "p50", "p90", "p95", "p99")
+HOST_FIELDS = ("cpu", "cores", "isa", "ram_gb")
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How far a result is from the exact one.
+
+    Attributes:
+        max_abs: Largest absolute error.
+        max_rel: The same, relative to the largest value of the exact result.
+        ref: What the exact result is.
+
+    Raises:
+        ValueError: If an error is no finite number, or the reference has no name.
+    """
+
+    max_abs: float
+    max_rel: float
+    ref: str
+
+    def __post_init__(self) -> None:
+        for name in ("max_abs", "max_rel"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"accuracy: {name} must be a number, got {value!r}")
+            if not 0 <= value < math.inf:
+                raise ValueError(f"accuracy: {name} must be finite and not negative, got {value}")
+        if not self.ref:
+            raise ValueError("accuracy: ref must name the exact result")
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times faster than a baseline, at which accuracy.
+
+    Attributes:
+        over: Name of the baseline.
+        value: Ratio of the medians.
+        p10, p90: Percentiles of the ratio over the rounds.
+        accuracy: Of the faster (or slower) result, not of the baseline.
+
+    Raises:
+        ValueError: If the accuracy is missing or the ratio makes no sense.
+    """
+
+    over: str
+    value: float
+    p10: float
+    p90: float
+    accuracy: Accuracy
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.accuracy, Accuracy):
+            raise ValueError(f"a speed-up over {self.over} needs an accuracy")
+        if not all(0 < v < math.inf for v in (self.value, self.p10, self.p90)):
+            raise ValueError(f"a speed-up over {self.over} must be positive and finite")
+
+    @classmethod
+    def of(cls, over: str, baseline: Timing, candidate: Timing, accuracy: Accuracy) -> Speedup:
+        """Compare two timings of the same rounds."""
+        ratios = round_ratios(baseline, candidate)
+        value = baseline.median / candidate.median
+        return cls(over, value, percentile(ratios, 10), percentile(ratios, 90), accuracy)
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """What was achieved of what the machine can do.
+
+    Attributes:
+        kind: "copy" (``unit`` bytes, read and written) or "fma" (``unit`` flop).
+        amount: Bytes that the call's tensors have, or operations of the call.
+        achieved: Per second.
+        limit: What the probe of the same kind achieves, with as many threads and, for a copy, on
+            buffers of as many bytes.
+    """
+
+    kind: str
+    amount: float
+    achieved: float
+    limit: float
+
+    @property
+    def percent(self) -> float:
+        """The share of the limit."""
+        return 100 * self.achieved / self.limit
+
+
+@dataclass(frozen=True)
+class Record:
+    """One implementation of one case, measured.
+
+    Attributes:
+        run: The fields that all records of a run share, see :func:`septet.bench.machine.facts`.
+        suite: "ops" or "models".
+        case: What ran: name, dtype, shape and the like.
+        implementation: Who ran it.
+        timing: How long it took.
+        accuracy: None only for what cannot be compared with anything; no ratios then.
+        speedups: Over every baseline of the case.
+        roofline: None if unknown.
+    """
+
+    run: Mapping[str, Any]
+    suite: str
+    case: Mapping[str, Any]
+    implementation: str
+    timing: Timing
+    accuracy: Accuracy | None = None
+    speedups: tuple[Speedup, ...] = field(default=())
+    roofline: Roofline | None = None
+
+    def __post_init__(self) -> None:
+        if any(speedup.accuracy != self.accuracy for speedup in self.speedups):
+            raise ValueError(f"{self.implementation}: its speed-ups have another accuracy than it")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain JSON values, checked."""
+        timing = self.timing
+        latency = {
+            "count": len(timing.values), "mean": timing.mean, "stdev": timing.stdev,
+            "min": min(timing.values), "p10": timing.percentile(10), "p50": timing.median,
+            "p90": timing.percentile(90), "p95": timing.percentile(95),
+            "p99": timing.percentile(99),
+        }  # fmt: skip
+        roofline = self.roofline
+        entry: dict[str, Any] = {
+            "schema": SCHEMA,
+            **self.run,
+            "suite": self.suite,
+            "case": dict(self.case),
+            "implementation": self.implementation,
+            "rounds": len(timing.values),
+            "calls_per_round": timing.calls_per_value,
+            "latency_s": latency,
+            "roofline": roofline and {**asdict(roofline), "percent": roofline.percent},
+            "accuracy": self.accuracy and asdict(self.accuracy),
+            "ratios": {
+                s.over: {"value": s.value, "p10": s.p10, "p90": s.p90} for s in self.speedups
+            },
+        }
+        validate(entry)
+        return entry
+
+
+def validate(entry: Mapping[str, Any]) -> None:
+    """Check that a JSON object is a record.
+
+    Raises:
+        ValueError: If a field is missing, unknown or senseless, or there is a ratio without an
+            accuracy.
+    """
+    _same_keys("record", entry, FIELDS)
+    if entry["schema"] != SCHEMA:
+        raise ValueError(f"schema must be {SCHEMA!r}, got {entry['schema']!r}")
+    _same_keys("host", entry["host"], HOST_FIELDS)
+    _same_keys("latency_s", entry["latency_s"], LATENCY_FIELDS)
+    if not all(0 <= v < math.inf for v in entry["latency_s"].values()):
+        raise ValueError("latency_s must hold finite numbers that are not negative")
+    accuracy = entry["accuracy"]
+    if accuracy is not None:
+        _same_keys("accuracy", accuracy, ("max_abs", "max_rel", "ref"))
+        accuracy = Accuracy(**accuracy)
+    for over, ratio in entry["ratios"].items():
+        _same_keys(f"ratios.{over}", ratio, ("value", "p10", "p90"))
+        Speedup(over, **ratio, accuracy=accuracy)
+
+
+def _same_keys(name: str, entry: Mapping[str, Any], keys: Iterable[str]) -> None:
+    expected = set(keys)
+    for problem, found in (
+        ("lacks", expected - set(entry)),
+        ("has unknown", set(entry) - expected),
+    ):
+        if found:
+            raise ValueError(f"{name} {problem} {', '.join(sorted(found))}")
+
+
+def write_json_lines(records: Iterable[Record], path: Path) -> None:
+    """Write one JSON object per line; the file is replaced."""
+    lines = [json.dumps(record.to_json(), allow_nan=False) for record in records]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

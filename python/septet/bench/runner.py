@@ -1,0 +1,123 @@
+"""Measures rows: accuracy first, then everybody in turn, then the machine itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from septet.bench import machine
+from septet.bench.records import Accuracy, Record, Roofline, Speedup
+from septet.bench.rows import Implementation, Row, Workload
+from septet.testing.timing import Plan, Timing, interleave
+from septet.testing.tolerances import relative_error
+
+#: How long the probes run at most.
+_PROBE_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure.
+
+    Attributes:
+        plan: How long, see :class:`septet.testing.timing.Plan`.
+        threads: For torch, the kernels and the probes.
+    """
+
+    plan: Plan = field(default_factory=Plan)
+    threads: int = field(default_factory=torch.get_num_threads)
+
+
+def run(
+    rows: Iterable[Row],
+    settings: Settings | None = None,
+    on_row: Callable[[list[Record]], None] = lambda records: None,
+) -> list[Record]:
+    """Measure rows, one after the other.
+
+    Args:
+        rows: What to measure.
+        settings: How; the defaults if not given.
+        on_row: Gets the records of each row as soon as it is done.
+    """
+    settings = settings or Settings()
+    facts = machine.facts(settings.threads)
+    records: list[Record] = []
+    with _threads(settings.threads), torch.no_grad():
+        for row in rows:
+            done = _measure(row, settings, facts)
+            on_row(done)
+            records += done
+    return records
+
+
+def _measure(row: Row, settings: Settings, facts: dict[str, Any]) -> list[Record]:
+    workload = row.build()
+    accuracies = _accuracies(workload)
+    timings = interleave({i.name: i.call for i in workload.implementations}, settings.plan)
+    baselines = [i.name for i in workload.implementations if i.is_baseline]
+    records = []
+    for implementation in workload.implementations:
+        name = implementation.name
+        accuracy = accuracies[name]
+        speedups = () if accuracy is None or implementation.is_baseline else tuple(
+            Speedup.of(over, timings[over], timings[name], accuracy) for over in baselines
+        )  # fmt: skip
+        roofline = _roofline(workload, timings[name], settings)
+        case = {"name": row.name, **row.case}
+        records.append(
+            Record(facts, row.suite, case, name, timings[name], accuracy, speedups, roofline)
+        )
+    return records
+
+
+def _accuracies(workload: Workload) -> dict[str, Accuracy | None]:
+    # implementations share most exact results, and those are slow
+    exact: dict[object, Sequence[Tensor]] = {}
+    found = {}
+    for implementation in workload.implementations:
+        compute = implementation.exact
+        if compute is not None and compute not in exact:
+            exact[compute] = compute()
+        found[implementation.name] = _accuracy(
+            implementation, exact[compute] if compute else None, workload.ref
+        )
+    return found
+
+
+def _accuracy(
+    implementation: Implementation, exact: Sequence[Tensor] | None, ref: str
+) -> Accuracy | None:
+    if exact is None:
+        return None
+    pairs = list(zip(implementation.result(), exact, strict=True))
+    absolute = max(float((a.double() - e.double()).abs().max()) for a, e in pairs)
+    return Accuracy(absolute, max(relative_error(a, e) for a, e in pairs), ref)
+
+
+def _roofline(workload: Workload, timing: Timing, settings: Settings) -> Roofline | None:
+    seconds = min(_PROBE_SECONDS, max(0.01, settings.plan.seconds))
+    if workload.num_bytes:
+        amount, kind = workload.num_bytes, "copy"
+        limit = machine.copy_bandwidth(amount, settings.threads, seconds)
+    elif workload.num_flops:
+        amount, kind = workload.num_flops, "fma"
+        limit = machine.fma_peak(settings.threads, seconds)
+    else:
+        return None
+    return Roofline(kind, amount, amount / timing.median, limit)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
