@@ -59,6 +59,6 @@ $(VENV)/.requirements: requirements-dev.txt constraints-dev.txt
 
 # A wheel is installed, never an editable checkout: tests then run what users get.
 $(VENV)/.installed: $(VENV)/.requirements $(SOURCES)
-	SEPTET_EMULATION=ON SEPTET_WERROR=ON $(BIN)/pip install --no-build-isolation --no-deps \
-		--config-settings=cmake.define.SEPTET_CUDA_ARCHS="$(TEST_CUDA_ARCHS)" .
+	SEPTET_EMULATION=ON SEPTET_WERROR=ON SEPTET_CUDA_ARCHS="$(TEST_CUDA_ARCHS)" \
+		$(BIN)/pip install --no-build-isolation --no-deps .
 	touch $@

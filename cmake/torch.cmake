@@ -8,7 +8,7 @@ execute_process(
   OUTPUT_VARIABLE torch_facts OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET
   RESULT_VARIABLE torch_missing)
 if(torch_missing)
-  message(FATAL_ERROR "septet needs torch at build time: pip install torch, then pip install --no-build-isolation .")
+  message(FATAL_ERROR "septet needs torch at build time: pip install torch scikit-build-core pybind11 cmake ninja, then pip install --no-build-isolation .")
 endif()
 list(GET torch_facts 0 SEPTET_TORCH_DIR)
 list(GET torch_facts 1 SEPTET_BUILD_TORCH)

@@ -210,7 +210,8 @@ def test_traces_without_a_graph_break() -> None:
     prepared = ours.prepare(torch.tensor([100, 50]))
     compiled = torch.compile(ours.denoise, backend="eager", fullgraph=True)
     result = compiled(sample, prepared.times[1])
-    assert torch.equal(result, prepared(sample, 1))
+    # a traced graph keeps torch's own convolution
+    assert relative_error(result, prepared(sample, 1)) < 1e-5
 
 
 def test_gradients_flow() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from septet.models.base import PretrainedModel
 from septet.models.unet_2d_config import UNet2DConfig
 from septet.nn import (
+    Conv2d,
     DownBlock2D,
     GroupNormAct,
     MidBlock2D,
@@ -101,7 +102,7 @@ class UNet2DModel(PretrainedModel):
             scale_shift=settings.resnet_time_scale_shift == "scale_shift",
         )
         first = settings.block_out_channels[0]
-        self.conv_in = nn.Conv2d(settings.in_channels, first, kernel_size=3, padding=1)
+        self.conv_in = Conv2d(settings.in_channels, first, kernel_size=3, padding=1)
         self.time_embedding = TimestepEmbedding(first, settings.time_width)
         self.class_embedding = _class_embedding(settings)
         self.down_blocks = _down_blocks(settings, options)
@@ -110,7 +111,7 @@ class UNet2DModel(PretrainedModel):
         self.conv_norm_out = GroupNormAct(
             settings.norm_num_groups, first, settings.norm_eps, "silu"
         )
-        self.conv_out = nn.Conv2d(first, settings.out_channels, kernel_size=3, padding=1)
+        self.conv_out = Conv2d(first, settings.out_channels, kernel_size=3, padding=1)
         self._time_channels = [block.time_channels for block in self._resnet_blocks()]
 
     def forward(
@@ -182,6 +183,10 @@ class UNet2DModel(PretrainedModel):
         """
         self._check_sample(sample, times)
         projections = iter(torch.split(times, self._time_channels, dim=1))
+        was_contiguous = sample.is_contiguous()
+        if sample.device.type == "cpu":
+            # oneDNN and our kernels work pixel by pixel: no convolution has to reorder its input
+            sample = sample.contiguous(memory_format=torch.channels_last)
         if self._settings.center_input_sample:
             sample = 2 * sample - 1
         sample = self.conv_in(sample)
@@ -194,7 +199,7 @@ class UNet2DModel(PretrainedModel):
         for up_block in self.up_blocks:
             sample = up_block(sample, states, projections)
         output: Tensor = self.conv_out(self.conv_norm_out(sample))
-        return output
+        return output.contiguous() if was_contiguous else output
 
     def _embed(self, timesteps: Tensor) -> Tensor:
         """Embed timesteps ``[N]`` as ``[N, time_width]``."""

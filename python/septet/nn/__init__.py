@@ -3,6 +3,7 @@
 from septet.nn.activation import ACTIVATIONS, activation
 from septet.nn.attention import SpatialAttention
 from septet.nn.blocks import DownBlock2D, MidBlock2D, UpBlock2D
+from septet.nn.conv import Conv2d
 from septet.nn.embedding import TimestepEmbedding, sinusoidal_embedding
 from septet.nn.norm import GroupNormAct
 from septet.nn.resample import Downsample2D, Upsample2D
@@ -10,6 +11,7 @@ from septet.nn.resnet import ResnetBlock2D, ResnetOptions
 
 __all__ = [
     "ACTIVATIONS",
+    "Conv2d",
     "DownBlock2D",
     "Downsample2D",
     "GroupNormAct",

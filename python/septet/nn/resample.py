@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import nn
 
+from septet.nn.conv import Conv2d
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -22,7 +24,7 @@ class Downsample2D(nn.Module):
 
     def __init__(self, channels: int, padding: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=padding)
+        self.conv = Conv2d(channels, channels, kernel_size=3, stride=2, padding=padding)
         self.padding = padding
 
     def forward(self, sample: Tensor) -> Tensor:
@@ -42,7 +44,7 @@ class Upsample2D(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.conv = Conv2d(channels, channels, kernel_size=3, padding=1)
 
     def forward(self, sample: Tensor) -> Tensor:
         """Map ``[B, C, H, W]`` to ``[B, C, 2 H, 2 W]``."""

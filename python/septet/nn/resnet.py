@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch.nn.functional as F
 from torch import nn
 
+from septet.nn.conv import Conv2d
 from septet.nn.norm import GroupNormAct
 
 if TYPE_CHECKING:
@@ -61,13 +62,13 @@ class ResnetBlock2D(nn.Module):
         self.output_scale_factor = options.output_scale_factor
         self.time_channels = 2 * out_channels if options.scale_shift else out_channels
         self.norm1 = GroupNormAct(options.groups, in_channels, options.eps, options.act_fn)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.conv1 = Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
         self.time_emb_proj = nn.Linear(options.temb_channels, self.time_channels)
         self.norm2 = GroupNormAct(options.groups, out_channels, options.eps, options.act_fn)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
-        self.conv_shortcut: nn.Conv2d | None = None
+        self.conv2 = Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
+        self.conv_shortcut: Conv2d | None = None
         if in_channels != out_channels:
-            self.conv_shortcut = nn.Conv2d(in_channels, out_channels, kernel_size=1)
+            self.conv_shortcut = Conv2d(in_channels, out_channels, kernel_size=1)
 
     def forward(self, sample: Tensor, time: Tensor) -> Tensor:
         """Run the block.
@@ -84,15 +85,13 @@ class ResnetBlock2D(nn.Module):
         hidden = self.norm1(sample)
         if self.resample is not None:
             hidden, sample = self._resample(hidden), self._resample(sample)
-        hidden = self.conv1(hidden)
         if self.scale_shift:
-            hidden = self.norm2(hidden, time)
+            hidden = self.norm2(self.conv1(hidden), time)
         else:
-            hidden = self.norm2(hidden + time[:, :, None, None])
-        hidden = self.conv2(hidden)
+            hidden = self.norm2(self.conv1(hidden, shift=time))
         if self.conv_shortcut is not None:
             sample = self.conv_shortcut(sample)
-        total: Tensor = sample + hidden
+        total: Tensor = self.conv2(hidden, residual=sample)
         return total if self.output_scale_factor == 1 else total / self.output_scale_factor
 
     def _resample(self, sample: Tensor) -> Tensor:

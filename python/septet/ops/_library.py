@@ -31,7 +31,8 @@ def load(name: str) -> None:
     if not path.is_file():
         raise LibraryError(
             f"septet: the compiled library {path} is missing. Install a wheel, or build from a "
-            "checkout with: pip install torch && pip install --no-build-isolation ."
+            "checkout with: pip install torch scikit-build-core pybind11 cmake ninja && "
+            "pip install --no-build-isolation ."
         )
     try:
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]

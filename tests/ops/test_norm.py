@@ -1,0 +1,94 @@
+"""Group normalisation beyond its case rows: any shape, hard data, bad arguments."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from septet.nn import GroupNormAct
+from septet.ops import group_norm_act
+
+X = torch.linspace(-3, 3, 2 * 8 * 5 * 5).reshape(2, 8, 5, 5)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    batch=st.integers(1, 3),
+    groups=st.integers(1, 6),
+    group_channels=st.integers(1, 40),
+    spatial=st.lists(st.integers(1, 9), min_size=0, max_size=2),
+    last=st.booleans(),
+    activation=st.sampled_from(["identity", "silu", "mish"]),
+    seed=st.integers(0, 99),
+)
+def test_any_shape(batch, groups, group_channels, spatial, last, activation, seed):
+    torch.manual_seed(seed)
+    channels = groups * group_channels
+    x = torch.randn(batch, channels, *spatial, dtype=torch.float64)
+    if last and x.dim() == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(2, channels, dtype=torch.float64)
+    actual = group_norm_act(x, groups, weight, bias, 1e-3, activation=activation)
+    function = {"identity": lambda v: v, "silu": F.silu, "mish": F.mish}[activation]
+    if group_channels * torch.Size(spatial).numel() == 1:  # torch refuses a group of one value
+        expected = function(bias.reshape(-1, *[1] * len(spatial)).expand(x.shape))
+    else:
+        expected = function(F.group_norm(x, groups, weight, bias, 1e-3))
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+    assert actual.stride() == x.stride()
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 100.0, 10_000.0])
+def test_data_far_from_zero_keeps_its_variance(last, offset):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 32, 24, 24, generator=g, dtype=torch.float64).mul_(0.5).add_(offset)
+    x = x.float()
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    exact = F.group_norm(x.double(), 8)
+    error = (group_norm_act(x, 8).double() - exact).abs().max()
+    # the normalised value is x * rstd - mean * rstd: an ulp of the larger is all that is lost
+    assert error < 2e-6 + 4 * 2**-24 * offset
+
+
+def test_constant_groups_are_only_shifted():
+    y = group_norm_act(torch.full((1, 4, 6, 6), 7.0), 2, torch.ones(4), torch.full((4,), 0.25))
+    torch.testing.assert_close(y, torch.full_like(y, 0.25), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("act_fn", [None, "silu", "swish", "mish", "gelu", "relu"])
+@pytest.mark.parametrize("modulated", [False, True])
+def test_module_is_torch_modules_in_a_row(act_fn, modulated):
+    module = GroupNormAct(4, 8, 1e-5, act_fn).requires_grad_(False)
+    scale_shift = torch.randn(2, 16) if modulated else None
+    expected = F.group_norm(X, 4, module.weight, module.bias, 1e-5)
+    if modulated:
+        scale, shift = scale_shift[:, :, None, None].chunk(2, dim=1)
+        expected = expected * (1 + scale) + shift
+    functions = {None: lambda v: v, "swish": F.silu}
+    expected = functions.get(act_fn, getattr(F, act_fn or "silu", None))(expected)
+    torch.testing.assert_close(module(X, scale_shift), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_groups": 3}, "num_groups must divide 8 channels, got 3"),
+        ({"num_groups": 0}, "num_groups must divide 8 channels, got 0"),
+        ({"input": torch.ones(8)}, r"input must be \[N, C, ...\], got \[8\]"),
+        ({"input": X.int()}, "input must be float32, float64, float16 or bfloat16"),
+        ({"weight": torch.ones(4)}, r"weight must hold one value for each of 8 channels, got"),
+        ({"bias": torch.ones(8).double()}, "bias must be float32, got float64"),
+        ({"eps": -1.0}, "eps must not be negative, got -1"),
+        ({"activation": "tanh"}, "activation must be one of identity, silu, mish, got 'tanh'"),
+        ({"scale_shift": torch.ones(2, 8)}, r"scale_shift must be contiguous \[2 or 1, 16\]"),
+        ({"mask": torch.ones(2, 8, 5, 5)}, "mask must be contiguous, of the shape of input with"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=f"^septet.group_norm_act: {message}"):
+        group_norm_act(**{"input": X, "num_groups": 4, **arguments})
