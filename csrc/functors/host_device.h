@@ -7,9 +7,12 @@
 #define HOST_DEVICE inline __attribute__((always_inline))
 #endif
 
-// nvcc hands these functions to the host compiler too, which does not know the pragma.
+// Loops over a few registers must vanish: gcc keeps an array of vectors in memory while its index
+// is a variable. nvcc also hands these functions to the host compiler, which knows neither pragma.
 #if defined(__CUDA_ARCH__)
 #define SEPTET_UNROLL _Pragma("unroll")
+#elif defined(__GNUC__) && !defined(__CUDACC__)
+#define SEPTET_UNROLL _Pragma("GCC unroll 16")
 #else
 #define SEPTET_UNROLL
 #endif

@@ -61,7 +61,25 @@ HOST_DEVICE V exp(V x) {
   return select(x == x, result, x);
 }
 
-// Sine and cosine for |x| up to 1000, within 2 ulp (absolute error 2^-24 next to the zeros).
+// 2^x for |x| up to 125, within 2 ulp; beyond, that of the nearest bound. Activations are satisfied
+// with it, and it takes half the operations of exp.
+template <class V>
+HOST_DEVICE V exp2_bounded(V x) {
+  const V clamped = minimum(V(125.0f), maximum(V(-125.0f), x));
+  const V magic = V(12582912.0f);
+  const V shifted = clamped + magic;
+  const V r = clamped - (shifted - magic);
+  V p = V(0.000154760448f);
+  p = fma(p, r, V(0.00134004164f));
+  p = fma(p, r, V(0.00961800478f));
+  p = fma(p, r, V(0.0555032753f));
+  p = fma(p, r, V(0.240226507f));
+  p = fma(p, r, V(0.693147182f));
+  p = fma(p, r, V(1.0f));
+  return as_float(as_bits(p) + (as_bits(shifted) << 23));
+}
+
+// Sine and cosine for |x| up to one turn, within 2 ulp (absolute error 2^-24 next to the zeros).
 template <class V>
 HOST_DEVICE void sincos(V x, V& sine, V& cosine) {
   using I = bits_t<V>;
@@ -97,6 +115,11 @@ HOST_DEVICE double exp<double>(double x) {
 #else
   return __builtin_exp(x);
 #endif
+}
+
+template <>
+HOST_DEVICE double exp2_bounded<double>(double x) {
+  return exp(0.69314718055994530942 * x);
 }
 
 SEPTET_ISA_END

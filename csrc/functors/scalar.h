@@ -71,6 +71,20 @@ HOST_DEVICE T select(bool condition, T a, T b) {
   return condition ? a : b;
 }
 
+// NaN in a gives b.
+HOST_DEVICE float maximum(float a, float b) {
+  return a > b ? a : b;
+}
+HOST_DEVICE float minimum(float a, float b) {
+  return a < b ? a : b;
+}
+HOST_DEVICE double maximum(double a, double b) {
+  return a > b ? a : b;
+}
+HOST_DEVICE double minimum(double a, double b) {
+  return a < b ? a : b;
+}
+
 // High and low word of the product of two 32-bit words.
 HOST_DEVICE void multiply_wide(uint32_t a, uint32_t b, uint32_t& high, uint32_t& low) {
   const uint64_t product = static_cast<uint64_t>(a) * b;

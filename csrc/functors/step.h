@@ -69,8 +69,7 @@ HOST_DEVICE StepRow<T> read_row(const T* column) {
 // Clamps with NaN passed through, as torch.clamp does.
 template <class V>
 HOST_DEVICE V clamp(V x, V bound) {
-  const V above = select(-bound > x, -bound, x);
-  return select(bound < above, bound, above);
+  return minimum(bound, maximum(-bound, x));
 }
 
 // Standard deviation of a learned variance v.

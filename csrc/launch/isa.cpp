@@ -30,7 +30,10 @@ bool runs_here(Isa isa) {
 Isa choose() {
   const char* wanted = std::getenv("SEPTET_CPU_ISA");
   if (wanted == nullptr || *wanted == '\0' || std::string(wanted) == "auto") {
-    return runs_here(Isa::avx2) ? Isa::avx2 : Isa::baseline;
+    for (Isa isa : {Isa::avx512, Isa::avx2}) {
+      if (runs_here(isa)) return isa;
+    }
+    return Isa::baseline;
   }
   std::string names;
   for (Isa isa : available_isas()) {

@@ -11,8 +11,8 @@ namespace septet {
 
 enum class Isa { baseline, avx2, avx2_wide, avx512 };
 
-// The set in use: SEPTET_CPU_ISA if given, else the best this machine and the build have, AVX-512
-// left out. Throws std::invalid_argument for a name that is unknown or not available here.
+// The set in use: SEPTET_CPU_ISA if given, else the widest this machine has. Throws
+// std::invalid_argument for a name that is unknown or not available here.
 Isa selected_isa();
 
 const char* isa_name(Isa isa);

@@ -157,31 +157,95 @@ HOST_DEVICE Lanes<double, N> exp(Lanes<double, N> a) {
 }
 
 template <int N>
+HOST_DEVICE Lanes<double, N> exp2_bounded(Lanes<double, N> a) {
+  return exp(Lanes<double, N>(0.69314718055994530942) * a);
+}
+
+// maximum(a, b) = a > b ? a : b and minimum alike: b where one of them is NaN, as the instructions
+// have it.
+template <class T, int N>
+HOST_DEVICE Lanes<T, N> maximum(Lanes<T, N> a, Lanes<T, N> b) {
+#if defined(__AVX__)
+  using Native = typename Lanes<T, N>::native;
+  if constexpr (sizeof(T) == 4 && sizeof(Native) % 32 == 0) {
+    return by_pieces<Native, __m256>(
+        a.v, b.v, b.v, [](__m256 x, __m256 y, __m256) { return _mm256_max_ps(x, y); });
+  }
+#endif
+  return a.v > b.v ? a.v : b.v;
+}
+
+template <class T, int N>
+HOST_DEVICE Lanes<T, N> minimum(Lanes<T, N> a, Lanes<T, N> b) {
+#if defined(__AVX__)
+  using Native = typename Lanes<T, N>::native;
+  if constexpr (sizeof(T) == 4 && sizeof(Native) % 32 == 0) {
+    return by_pieces<Native, __m256>(
+        a.v, b.v, b.v, [](__m256 x, __m256 y, __m256) { return _mm256_min_ps(x, y); });
+  }
+#endif
+  return a.v < b.v ? a.v : b.v;
+}
+
+template <int N>
 HOST_DEVICE void multiply_wide(Lanes<uint32_t, N> a, Lanes<uint32_t, N> b, Lanes<uint32_t, N>& high,
                                Lanes<uint32_t, N>& low) {
   using Wide = typename NativeVector<uint64_t, N / 2>::type;
   using Native = typename Lanes<uint32_t, N>::native;
-  const Wide even_mask = Wide{} + 0xFFFFFFFFull;
   const Wide a2 = (Wide)a.v, b2 = (Wide)b.v;
-  Wide even, odd;
 #if defined(__AVX512F__)
   if constexpr (sizeof(Native) == 64) {
-    even = (Wide)_mm512_mul_epu32((__m512i)a.v, (__m512i)b.v);
-    odd = (Wide)_mm512_mul_epu32((__m512i)(a2 >> 32), (__m512i)(b2 >> 32));
-  } else
+    const Wide even = (Wide)_mm512_mul_epu32((__m512i)a.v, (__m512i)b.v);
+    const Wide odd = (Wide)_mm512_mul_epu32((__m512i)(a2 >> 32), (__m512i)(b2 >> 32));
+    high.v = (Native)_mm512_mask_blend_epi32(0xAAAA, (__m512i)(even >> 32), (__m512i)odd);
+    low.v = (Native)_mm512_mask_blend_epi32(0xAAAA, (__m512i)even, (__m512i)(odd << 32));
+    return;
+  }
 #endif
 #if defined(__AVX2__)
-      if constexpr (sizeof(Native) == 32) {
-    even = (Wide)_mm256_mul_epu32((__m256i)a.v, (__m256i)b.v);
-    odd = (Wide)_mm256_mul_epu32((__m256i)(a2 >> 32), (__m256i)(b2 >> 32));
-  } else
-#endif
-  {
-    even = (a2 & even_mask) * (b2 & even_mask);
-    odd = (a2 >> 32) * (b2 >> 32);
+  if constexpr (sizeof(Native) == 32) {
+    const Wide even = (Wide)_mm256_mul_epu32((__m256i)a.v, (__m256i)b.v);
+    const Wide odd = (Wide)_mm256_mul_epu32((__m256i)(a2 >> 32), (__m256i)(b2 >> 32));
+    high.v = (Native)_mm256_blend_epi32((__m256i)(even >> 32), (__m256i)odd, 0xAA);
+    low.v = (Native)_mm256_blend_epi32((__m256i)even, (__m256i)(odd << 32), 0xAA);
+    return;
   }
-  high.v = (Native)((even >> 32) | (odd & ~even_mask));
-  low.v = (Native)((even & even_mask) | (odd << 32));
+#endif
+  const Wide mask = Wide{} + 0xFFFFFFFFull;
+  const Wide even = (a2 & mask) * (b2 & mask);
+  const Wide odd = (a2 >> 32) * (b2 >> 32);
+  high.v = (Native)((even >> 32) | (odd & ~mask));
+  low.v = (Native)((even & mask) | (odd << 32));
+}
+
+// out = a0 b0 c0 d0 a1 b1 c1 d1 ...
+template <int N>
+HOST_DEVICE void store_interleaved(const Lanes<float, N> (&columns)[4], float* out) {
+#if defined(__AVX__)
+  if constexpr (N % 8 == 0) {
+    __m256 piece[4][N / 8];
+    for (int k = 0; k < 4; ++k) __builtin_memcpy(piece[k], &columns[k].v, sizeof(columns[k].v));
+    for (int i = 0; i < N / 8; ++i, out += 32) {
+      const __m256 ab_low = _mm256_unpacklo_ps(piece[0][i], piece[1][i]);
+      const __m256 ab_high = _mm256_unpackhi_ps(piece[0][i], piece[1][i]);
+      const __m256 cd_low = _mm256_unpacklo_ps(piece[2][i], piece[3][i]);
+      const __m256 cd_high = _mm256_unpackhi_ps(piece[2][i], piece[3][i]);
+      const __m256 rows[4] = {
+          _mm256_shuffle_ps(ab_low, cd_low, 0x44), _mm256_shuffle_ps(ab_low, cd_low, 0xEE),
+          _mm256_shuffle_ps(ab_high, cd_high, 0x44), _mm256_shuffle_ps(ab_high, cd_high, 0xEE)};
+      for (int k = 0; k < 4; ++k) {
+        _mm_storeu_ps(out + 4 * k, _mm256_castps256_ps128(rows[k]));
+        _mm_storeu_ps(out + 16 + 4 * k, _mm256_extractf128_ps(rows[k], 1));
+      }
+    }
+    return;
+  }
+#endif
+  float column[4][N];
+  for (int k = 0; k < 4; ++k) columns[k].store(column[k]);
+  for (int i = 0; i < N; ++i) {
+    for (int k = 0; k < 4; ++k) out[4 * i + k] = column[k][i];
+  }
 }
 
 #if defined(SEPTET_LANES)

@@ -31,24 +31,27 @@ inline int64_t logical_index(const Layout& layout, int64_t position) {
 // Per-sample layout, logical order: elements [begin, end) of one stream, whole blocks at a time.
 inline void normal_blocks(uint64_t seed, uint64_t offset, int64_t begin, int64_t end, float* out) {
   constexpr int kBatch = 4 * kLanes;
+  const auto key0 = static_cast<uint32_t>(seed);
+  const auto key1 = static_cast<uint32_t>(seed >> 32);
+  uint32_t lane_numbers[kLanes];
+  for (int i = 0; i < kLanes; ++i) lane_numbers[i] = static_cast<uint32_t>(i);
+  const Words lane = Words::load(lane_numbers);
   for (int64_t first = begin / 4 * 4; first < end; first += kBatch) {
-    uint32_t low[kLanes], high[kLanes];
-    for (int i = 0; i < kLanes; ++i) {
-      const uint64_t index = offset / 4 + static_cast<uint64_t>(first / 4 + i);
-      low[i] = static_cast<uint32_t>(index);
-      high[i] = static_cast<uint32_t>(index >> 32);
-    }
+    const uint64_t index = offset / 4 + static_cast<uint64_t>(first / 4);
+    const Words low = Words(static_cast<uint32_t>(index)) + lane;
+    const Words carry = select(low < lane, Words(1u), Words(0u));
+    const Words high = Words(static_cast<uint32_t>(index >> 32)) + carry;
     const PhiloxBlock<Words> words =
-        philox4x32<Words>({Words::load(low), Words::load(high), Words(0u), Words(0u)},
-                          static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+        philox4x32<Words>({low, high, Words(0u), Words(0u)}, key0, key1);
     Floats normals[4];
     box_muller<PortableMath>(words.x, words.y, normals[0], normals[1]);
     box_muller<PortableMath>(words.z, words.w, normals[2], normals[3]);
-    float parts[4][kLanes], batch[kBatch];
-    for (int k = 0; k < 4; ++k) normals[k].store(parts[k]);
-    for (int i = 0; i < kLanes; ++i) {
-      for (int k = 0; k < 4; ++k) batch[4 * i + k] = parts[k][i];
+    if (first >= begin && first + kBatch <= end) {
+      store_interleaved(normals, out + (first - begin));
+      continue;
     }
+    float batch[kBatch];
+    store_interleaved(normals, batch);
     const int64_t from = first < begin ? begin : first;
     const int64_t to = first + kBatch < end ? first + kBatch : end;
     for (int64_t i = from; i < to; ++i) out[i - begin] = batch[i - first];

@@ -9,13 +9,24 @@ namespace {
 
 constexpr int kBlock = 256;
 
-// Position in memory, within the sample, of element i of a group; elements of a group are counted
-// in memory order.
-__device__ __forceinline__ std::int64_t place_in_sample(const NormArgs& args, std::int64_t group,
-                                                        std::int64_t i) {
-  if (!args.layout.channels_last) return group * args.group_channels * args.layout.spatial + i;
-  return i / args.group_channels * args.layout.channels + group * args.group_channels +
-         i % args.group_channels;
+// Where element i of a group lies in its sample; the elements of a group are counted in memory
+// order. 32 bits, because 64-bit divisions are slow and samples are small (checked below).
+struct Element {
+  unsigned place, channel, pixel;
+};
+
+__device__ __forceinline__ Element element_of(const NormArgs& args, unsigned group, unsigned i) {
+  const auto channels = static_cast<unsigned>(args.layout.channels);
+  const auto spatial = static_cast<unsigned>(args.layout.spatial);
+  const auto width = static_cast<unsigned>(args.group_channels);
+  if (args.layout.channels_last) {
+    const unsigned pixel = i / width;
+    const unsigned channel = group * width + i % width;
+    return {pixel * channels + channel, channel, pixel};
+  }
+  const unsigned channel = group * width + i / spatial;
+  const unsigned pixel = i % spatial;
+  return {channel * spatial + pixel, channel, pixel};
 }
 
 template <class T>
@@ -28,30 +39,26 @@ template <class T>
 __global__ void __launch_bounds__(kBlock) norm_kernel(const __grid_constant__ NormArgs args) {
   using A = accumulator_t<T>;
   const Layout& layout = args.layout;
-  const std::int64_t sample = blockIdx.x / args.groups;
-  const std::int64_t group = blockIdx.x % args.groups;
-  const std::int64_t length = args.group_channels * layout.spatial;
+  const std::int64_t sample = blockIdx.x / static_cast<unsigned>(args.groups);
+  const unsigned group = blockIdx.x % static_cast<unsigned>(args.groups);
+  const auto length = static_cast<unsigned>(args.group_channels * layout.spatial);
   const T* input = static_cast<const T*>(args.input) + sample * layout.per_sample;
   T* out = static_cast<T*>(args.out) + sample * layout.per_sample;
 
   A sum = 0;
-  for (std::int64_t i = threadIdx.x; i < length; i += kBlock) {
-    sum += load_value(input + place_in_sample(args, group, i));
+  for (unsigned i = threadIdx.x; i < length; i += kBlock) {
+    sum += load_value(input + element_of(args, group, i).place);
   }
   const A mean = block_sum(sum) / static_cast<A>(length);
   A squares = 0;
-  for (std::int64_t i = threadIdx.x; i < length; i += kBlock) {
-    const A difference = load_value(input + place_in_sample(args, group, i)) - mean;
+  for (unsigned i = threadIdx.x; i < length; i += kBlock) {
+    const A difference = load_value(input + element_of(args, group, i).place) - mean;
     squares = fma(difference, difference, squares);
   }
   const Moments<A> moments = {static_cast<A>(length), mean, block_sum(squares)};
 
-  for (std::int64_t i = threadIdx.x; i < length; i += kBlock) {
-    const std::int64_t place = place_in_sample(args, group, i);
-    const std::int64_t channel =
-        layout.channels_last ? place % layout.channels : place / layout.spatial;
-    const std::int64_t pixel =
-        layout.channels_last ? place / layout.channels : place % layout.spatial;
+  for (unsigned i = threadIdx.x; i < length; i += kBlock) {
+    const auto [place, channel, pixel] = element_of(args, group, i);
     const std::int64_t row = sample * args.scale_shift_stride + channel;
     const Affine<A> affine = normalising_affine<A>(
         moments, static_cast<A>(args.eps), value_or<T>(args.weight, channel, 1),
@@ -68,6 +75,9 @@ __global__ void __launch_bounds__(kBlock) norm_kernel(const __grid_constant__ No
 void run_norm(const NormTensors& tensors) {
   const NormArgs args = plan_norm(tensors);
   if (args.layout.numel == 0) return;
+  require(args.layout.per_sample < (int64_t{1} << 31), "group_norm_act",
+          "input may have at most 2**31 - 1 elements per sample on CUDA, got ",
+          args.layout.per_sample);
   const DeviceScope scope(tensors.input.device);
   const auto blocks = static_cast<unsigned>(args.samples * args.groups);
   switch (tensors.input.dtype) {

@@ -26,6 +26,18 @@ HOST_DEVICE const accumulator_t<T>* span_at(const T* source, int64_t width,
   return buffer;
 }
 
+// Likewise a run of `count` values: in place if it is a multiple of `stride`, else in a buffer of
+// kChunk.
+template <class T>
+HOST_DEVICE const accumulator_t<T>* chunk_at(const T* source, int64_t count, int stride,
+                                             accumulator_t<T>* buffer) {
+  if constexpr (sizeof(T) == sizeof(accumulator_t<T>)) {
+    if (count % stride == 0) return source;
+  }
+  convert_from(source, buffer, count);
+  return buffer;
+}
+
 template <class T>
 class NormTask {
   using A = accumulator_t<T>;
@@ -98,13 +110,16 @@ class NormTask {
     alignas(64) A buffer[kSpan] = {}, about[kSpan] = {}, sums[kSpan], squares[kSpan];
     convert_from(source, about, width);
     ShiftedSums<V> totals[kVectors];
+    SEPTET_UNROLL
     for (int i = 0; i < kVectors; ++i) totals[i] = {V(A(0)), V(A(0))};
     for (int64_t p = 0; p < count; ++p) {
       const A* x = span_at(source + p * layout_.channels, width, buffer);
+      SEPTET_UNROLL
       for (int i = 0; i < kVectors; ++i) {
         accumulate(totals[i], V::load(x + i * V::size), V::load(about + i * V::size));
       }
     }
+    SEPTET_UNROLL
     for (int i = 0; i < kVectors; ++i) {
       totals[i].sum.store(sums + i * V::size);
       totals[i].squares.store(squares + i * V::size);
@@ -118,24 +133,34 @@ class NormTask {
 
   // Statistics of the contiguous run of a group.
   void measure_run(int64_t channel, int64_t width) {
-    using Wide = Lanes<A, static_cast<int>(64 / sizeof(A))>;
+    // Sixteen floats (eight doubles) in as many registers as the instruction set needs.
+    constexpr int kStride = static_cast<int>(64 / sizeof(A));
+    constexpr int kParts = kStride / V::size;
     const T* source = input() + channel * layout_.spatial;
     const int64_t length = width * layout_.spatial;
-    alignas(64) A buffer[kChunk], lanes[2][Wide::size];
+    alignas(64) A buffer[kChunk], lanes[2][kStride];
     for (int64_t start = 0; start < length; start += kChunk) {
       const int64_t count = length - start < kChunk ? length - start : kChunk;
-      convert_from(source + start, buffer, count);
-      const A about = buffer[0];
+      const A* x = chunk_at(source + start, count, kStride, buffer);
+      const A about = x[0];
       // A tail filled with the shift itself adds nothing.
-      for (int64_t i = count; i % Wide::size != 0; ++i) buffer[i] = about;
-      ShiftedSums<Wide> totals = {Wide(A(0)), Wide(A(0))};
-      for (int64_t i = 0; i < count; i += Wide::size) {
-        accumulate(totals, Wide::load(buffer + i), Wide(about));
+      for (int64_t i = count; i % kStride != 0; ++i) buffer[i] = about;
+      ShiftedSums<V> totals[kParts];
+      SEPTET_UNROLL
+      for (int part = 0; part < kParts; ++part) totals[part] = {V(A(0)), V(A(0))};
+      for (int64_t i = 0; i < count; i += kStride) {
+        SEPTET_UNROLL
+        for (int part = 0; part < kParts; ++part) {
+          accumulate(totals[part], V::load(x + i + part * V::size), V(about));
+        }
       }
-      totals.sum.store(lanes[0]);
-      totals.squares.store(lanes[1]);
+      SEPTET_UNROLL
+      for (int part = 0; part < kParts; ++part) {
+        totals[part].sum.store(lanes[0] + part * V::size);
+        totals[part].squares.store(lanes[1] + part * V::size);
+      }
       double sum = 0, squares = 0;
-      for (int i = 0; i < Wide::size; ++i) {
+      for (int i = 0; i < kStride; ++i) {
         sum += lanes[0][i];
         squares += lanes[1][i];
       }
@@ -178,6 +203,7 @@ class NormTask {
       const A* x = span_at(source + p * layout_.channels, width, buffer);
       A* y = direct ? reinterpret_cast<A*>(target + p * layout_.channels) : results;
       const V mask = args_.mask != nullptr ? V(mask_at(p)) : V(A(1));
+      SEPTET_UNROLL
       for (int i = 0; i < kVectors; ++i) {
         const int at = i * V::size;
         V value = fma(V::load(x + at), V::load(factors + at), V::load(offsets + at));
@@ -198,18 +224,19 @@ class NormTask {
     for (int64_t start = 0; start < layout_.spatial; start += kChunk) {
       const int64_t left = layout_.spatial - start;
       const int64_t count = left < kChunk ? left : kChunk;
-      convert_from(source + start, buffer, count);
+      const A* x = chunk_at(source + start, count, V::size, buffer);
+      A* y = x == buffer ? buffer : reinterpret_cast<A*>(target + start);
       if (args_.mask != nullptr) {
         convert_from(static_cast<const T*>(args_.mask) + sample_ * layout_.spatial + start, mask,
                      count);
       }
       for (int64_t i = 0; i < count; i += V::size) {
-        V value = fma(V::load(buffer + i), V(affine.factor), V(affine.offset));
+        V value = fma(V::load(x + i), V(affine.factor), V(affine.offset));
         value = activate(Act::value, value);
         if (args_.mask != nullptr) value = value * V::load(mask + i);
-        value.store(buffer + i);
+        value.store(y + i);
       }
-      convert_to(buffer, target + start, count);
+      if (y == buffer) convert_to(buffer, target + start, count);
     }
   }
 

@@ -124,36 +124,51 @@ class StepTile : private TileOperands<accumulator_t<T>> {
   const A* strided(const void* data, int64_t shift, Buffer buffer) {
     if (args_.output_block == args_.block) return flat(data, buffer);
     const T* source = static_cast<const T*>(data);
-    for (int64_t i = 0; i < count_;) {
-      const int64_t position = start_ + i;
-      const int64_t within = position % args_.block;
-      const int64_t left = args_.block - within < count_ - i ? args_.block - within : count_ - i;
-      convert_from(source + position / args_.block * args_.output_block + shift + within,
-                   buffers_[buffer] + i, left);
-      i += left;
-    }
+    for_runs(args_.block, [&](int64_t i, int64_t count, int64_t position) {
+      const int64_t place = position / args_.block * args_.output_block + position % args_.block;
+      convert_from(source + place + shift, buffers_[buffer] + i, count);
+    });
     return buffers_[buffer];
+  }
+
+  // Calls fill(first, count, position) for the runs of the tile that end at multiples of `period`.
+  template <class F>
+  void for_runs(int64_t period, F fill) const {
+    for (int64_t i = 0; i < count_;) {
+      const int64_t left = period - (start_ + i) % period;
+      const int64_t count = left < count_ - i ? left : count_ - i;
+      fill(i, count, start_ + i);
+      i += count;
+    }
   }
 
   const A* staged_mask() {
     const Layout& layout = args_.layout;
     const T* source = static_cast<const T*>(args_.mask);
-    for (int64_t i = 0; i < count_; ++i) {
-      const int64_t position = start_ + i;
-      const int64_t place = layout.channels_last ? position / layout.channels
-                                                 : position / layout.per_sample * layout.spatial +
-                                                       position % layout.spatial;
-      buffers_[kMask][i] = load_value(source + place);
+    A* mask = buffers_[kMask];
+    if (layout.channels_last) {
+      for_runs(layout.channels, [&](int64_t i, int64_t count, int64_t position) {
+        const A value = load_value(source + position / layout.channels);
+        for (int64_t j = 0; j < count; ++j) mask[i + j] = value;
+      });
+    } else {
+      for_runs(layout.spatial, [&](int64_t i, int64_t count, int64_t position) {
+        const int64_t place =
+            position / layout.per_sample * layout.spatial + position % layout.spatial;
+        convert_from(source + place, mask + i, count);
+      });
     }
-    return buffers_[kMask];
+    return mask;
   }
 
   const A* staged_threshold() {
     const A* source = static_cast<const A*>(args_.threshold);
-    for (int64_t i = 0; i < count_; ++i) {
-      buffers_[kThreshold][i] = source[(start_ + i) / args_.layout.per_sample];
-    }
-    return buffers_[kThreshold];
+    A* bounds = buffers_[kThreshold];
+    for_runs(args_.layout.per_sample, [&](int64_t i, int64_t count, int64_t position) {
+      const A value = source[position / args_.layout.per_sample];
+      for (int64_t j = 0; j < count; ++j) bounds[i + j] = value;
+    });
+    return bounds;
   }
 
   // Noise drawn here is rounded to the storage type, as a noise tensor would have been.

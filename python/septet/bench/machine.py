@@ -35,6 +35,7 @@ def facts(threads: int) -> dict[str, Any]:
             for key in ("version", "compiler", "torch_abi_target", "built_with_torch")
         },
         "threads": threads,
+        "load": _load(),
     }
 
 
@@ -64,6 +65,14 @@ def fma_peak(threads: int, seconds: float) -> float:
     """Return float32 operations per second of multiply-adds in registers."""
     rate: float = _host.fma_peak(threads, seconds)
     return rate
+
+
+def _load() -> float | None:
+    """Return how many processes wanted to run in the last minute, before this run began."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except OSError:
+        return None
 
 
 def _ram_gb() -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,48 +70,39 @@ ENLARGED = (
 )
 
 
-def rows() -> list[Row]:
-    """Return the rows of every family."""
-    return [_row(case, dtype, inputs) for case, dtype, inputs in _cases()]
-
-
 _Inputs = Callable[[], dict[str, Any]]
 
 
-def _cases() -> Iterator[tuple[OpCase, torch.dtype, _Inputs]]:
+def rows() -> list[Row]:
+    """Return the rows of every family."""
     modules = [
         importlib.import_module(f"{cases.__name__}.{module.name}")
         for module in pkgutil.iter_modules(cases.__path__)
     ]
     small = {(case.op, case.name): case for module in modules for case in module.CASES}
-    for entry in ENLARGED:
-        case = small[entry.op, entry.name]
-        for dtype in entry.dtypes:
-            yield case, dtype, _enlarging(case, dtype, entry.elements)
+    found = [_row(small[e.op, e.name], dtype, e.elements) for e in ENLARGED for dtype in e.dtypes]
     for module in modules:
         for case in getattr(module, "LARGE", ()):
-            for dtype in case.dtypes:
-                if dtype != torch.float64:
-                    yield case, dtype, _plain(case, dtype)
+            found += [_row(case, dtype) for dtype in case.dtypes if dtype != torch.float64]
+    return found
 
 
-def _plain(case: OpCase, dtype: torch.dtype) -> _Inputs:
-    return lambda: case.inputs(dtype)
+def _row(case: OpCase, dtype: torch.dtype, elements: int = 0) -> Row:
+    """Make a row of a case, enlarged to so many elements, or as it is for 0."""
+
+    def inputs() -> dict[str, Any]:
+        arguments = case.inputs(dtype)
+        return enlarged(arguments, elements) if elements else arguments
+
+    shape = grown(lead_shape(case.inputs(dtype)), elements)
+    dtype_name = str(dtype).removeprefix("torch.")
+    facts = {"op": case.op, "row": case.name, "dtype": dtype_name, "shape": shape_text(shape)}
+    name = f"{case.op}/{case.name}/{dtype_name}/{shape_text(shape)}"
+    return Row("ops", name, facts, lambda: _build(case, inputs))
 
 
-def _enlarging(case: OpCase, dtype: torch.dtype, elements: int) -> Callable[[], dict[str, Any]]:
-    return lambda: enlarged(case.inputs(dtype), elements)
-
-
-def _row(case: OpCase, dtype: torch.dtype, inputs: Callable[[], dict[str, Any]]) -> Row:
-    name = str(dtype).removeprefix("torch.")
-    facts = {"op": case.op, "row": case.name, "dtype": name}
-    return Row("ops", f"{case.op}/{case.name}/{name}", facts, lambda: _build(case, inputs, facts))
-
-
-def _build(case: OpCase, inputs: Callable[[], dict[str, Any]], facts: dict[str, Any]) -> Workload:
+def _build(case: OpCase, inputs: _Inputs) -> Workload:
     arguments = inputs()
-    facts["shape"] = shape_text(lead_shape(arguments))
 
     def result(backend: str, wide: bool = False) -> Callable[[], list[Tensor]]:
         def compute() -> list[Tensor]:
@@ -188,7 +179,7 @@ def _step_bytes(arguments: Mapping[str, Any], returned: int) -> int:
     row = StepRow.from_list(arguments["table"][arguments["row"]].tolist())
     unit: int = arguments["sample"].nbytes
     learned = row.noise_kind in (NoiseKind.LEARNED, NoiseKind.LEARNED_RANGE)
-    total = returned + unit + (arguments["model_output"].nbytes if learned else unit)
+    total: int = returned + unit + (arguments["model_output"].nbytes if learned else unit)
     total += unit * ("uncond_output" in arguments)
     names = ("mu", "mask", "threshold") + ("noise",) * (row.noise_kind != NoiseKind.NONE)
     total += sum(arguments[name].nbytes for name in names if name in arguments)
@@ -197,44 +188,62 @@ def _step_bytes(arguments: Mapping[str, Any], returned: int) -> int:
     return total + unit * (len(read) + len(written))
 
 
-#: How many bytes a call of an op reads and writes, from its arguments and the bytes it returns.
+#: How many bytes a call of an op reads and writes, from its arguments and the bytes it returns;
+#: ops that are not here read every argument once.
 TRAFFIC: dict[str, Callable[[Mapping[str, Any], int], int]] = {"step": _step_bytes}
 
 
 # -- size -----------------------------------------------------------------------------------------
 
 
-def enlarged(arguments: Mapping[str, Any], elements: int) -> dict[str, Any]:
-    """Repeat the tensors of a call along their spatial axes, alike, in the same memory layout.
-
-    Args:
-        arguments: Of an op: either its first tensor is ``[B, C, ...]``, or it has a ``shape``.
-        elements: About how many elements that shape is to have.
-    """
-    lead = lead_shape(arguments)
-    spatial = lead[2:] or lead[-1:]
-    factor = max(1, round((elements / math.prod(lead)) ** (1 / len(spatial))))
-    large = dict(arguments)
-    if "shape" in arguments:
-        large["shape"] = (*lead[: -len(spatial)], *(factor * size for size in spatial))
-        return large
-    for name, value in arguments.items():
-        if isinstance(value, Tensor) and value.dim() > len(spatial):
-            if tuple(value.shape[-len(spatial) :]) == spatial:
-                large[name] = _repeated(value, len(spatial), factor)
-    return large
-
-
 def lead_shape(arguments: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the shape that says how large a call is: its ``shape``, or its first tensor's."""
     shape = arguments.get("shape")
     if shape is None:
         shape = next(v for v in arguments.values() if isinstance(v, Tensor)).shape
     return tuple(shape)
 
 
+def grown(shape: tuple[int, ...], elements: int) -> tuple[int, ...]:
+    """Multiply the spatial axes by one whole number, so that the shape has so many elements.
+
+    Args:
+        shape: ``[B, C, ...]``, or ``[B, N]``, whose last axis then counts as space.
+        elements: About how many elements it is to have.
+    """
+    axes = _num_spatial(shape)
+    factor = max(1, round(math.pow(elements / math.prod(shape), 1 / axes)))
+    return (*shape[:-axes], *(factor * size for size in shape[-axes:]))
+
+
+def enlarged(arguments: Mapping[str, Any], elements: int) -> dict[str, Any]:
+    """Repeat the tensors of a call along their spatial axes, alike, in the same memory layout.
+
+    Args:
+        arguments: Of an op.
+        elements: About how many elements its :func:`lead_shape` is to have.
+    """
+    lead = lead_shape(arguments)
+    large = dict(arguments)
+    if "shape" in arguments:
+        large["shape"] = grown(lead, elements)
+        return large
+    axes = _num_spatial(lead)
+    factor = grown(lead, elements)[-1] // lead[-1]
+    for name, value in arguments.items():
+        if isinstance(value, Tensor) and value.dim() > axes and value.shape[-axes:] == lead[-axes:]:
+            large[name] = _repeated(value, axes, factor)
+    return large
+
+
+def _num_spatial(shape: tuple[int, ...]) -> int:
+    return max(1, len(shape) - 2)
+
+
 def _repeated(tensor: Tensor, axes: int, factor: int) -> Tensor:
     """Repeat the last axes; ``Tensor.repeat`` alone would forget the order in memory."""
-    order = sorted(range(tensor.dim()), key=lambda axis: -tensor.stride(axis))
+    strides = tensor.stride()
+    order = sorted(range(tensor.dim()), key=lambda axis: strides[axis], reverse=True)
     repeats = [factor if axis >= tensor.dim() - axes else 1 for axis in order]
     in_memory_order = tensor.permute(order).repeat(repeats)
     return in_memory_order.permute([order.index(axis) for axis in range(tensor.dim())])

@@ -19,8 +19,9 @@ SCHEMA = "septet.bench/1"
 
 #: Names of all fields of a record; a reader may rely on every one being there.
 FIELDS = (
-    "schema", "run_id", "utc", "host", "torch", "diffusers", "native", "threads", "suite", "case",
-    "implementation", "rounds", "calls_per_round", "latency_s", "roofline", "accuracy", "ratios",
+    "schema", "run_id", "utc", "host", "torch", "diffusers", "native", "threads", "load",
+    "suite", "case", "implementation", "rounds", "calls_per_round", "latency_s", "roofline",
+    "accuracy", "ratios",
 )  # fmt: skip
 LATENCY_FIELDS = ("count", "mean", "stdev", "min", "p10", "p50", "p90", "p95", "p99")
 HOST_FIELDS = ("cpu", "cores", "isa", "ram_gb")

@@ -6,6 +6,7 @@ Rows are cheap to list; tensors and networks are made when a row is built.
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import re
 from collections.abc import Callable, Sequence
@@ -14,7 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-SUITES = ("ops", "models")
+#: The modules that list the rows of every suite.
+SUITES = {"ops": ("scheduler_rows", "op_rows"), "models": ("model_rows",)}
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,9 @@ def select(suite: str = "all", pattern: str = "") -> list[Row]:
         wanted = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"filter {pattern!r} is no regular expression: {error}") from error
-    from septet.bench import model_rows, op_rows, scheduler_rows
-
-    rows = [*scheduler_rows.rows(), *op_rows.rows(), *model_rows.rows()]
-    return [row for row in rows if suite in (row.suite, "all") and wanted.search(row.name)]
+    names = [name for key in SUITES if suite in (key, "all") for name in SUITES[key]]
+    modules = [importlib.import_module(f"septet.bench.{name}") for name in names]
+    return [row for module in modules for row in module.rows() if wanted.search(row.name)]
 
 
 @functools.cache

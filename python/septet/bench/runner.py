@@ -32,6 +32,11 @@ class Settings:
     plan: Plan = field(default_factory=Plan)
     threads: int = field(default_factory=torch.get_num_threads)
 
+    @classmethod
+    def of(cls, seconds: float, rounds: int | None, threads: int | None) -> Settings:
+        """Make settings from what a user gives; None leaves the default."""
+        return cls(Plan(seconds=seconds, rounds=rounds), threads or torch.get_num_threads())
+
 
 def run(
     rows: Iterable[Row],

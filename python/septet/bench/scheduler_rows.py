@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,6 +79,10 @@ class _Tensors:
         draws = [torch.randn(shape, generator=generator) for _ in range(6)]
         return cls(draws[0], tuple(draws[2:]), draws[1])
 
+    def output(self, position: int) -> Tensor:
+        """Return the model output of a step of the run."""
+        return self.outputs[position % len(self.outputs)]
+
 
 class _Stepper:
     """A scheduler that can take the same step again and again."""
@@ -103,9 +106,9 @@ class _Stepper:
                 self._step(position)
 
     def _step(self, position: int) -> Any:
-        output = self._tensors.outputs[position % len(self._tensors.outputs)]
+        output, sample = self._tensors.output(position), self._tensors.sample
         timestep = self._scheduler.timesteps[position]
-        return self._scheduler.step(output, timestep, self._tensors.sample, **self._arguments)
+        return self._scheduler.step(output, timestep, sample, **self._arguments)
 
     def __call__(self) -> Any:
         if self._spec.has_history:
@@ -180,13 +183,11 @@ def _exact(
         noise = randn_tensor(noise.shape, generator(), dtype=noise.dtype)
     sample = tensors.sample.double()
     slots = table.new_slots(sample)
-    outputs = itertools.cycle(tensors.outputs)
-    if not spec.has_history:
-        outputs = itertools.islice(outputs, spec.position, None)
     with use_backend("eager"):
         for row in range(0 if spec.has_history else spec.position, spec.position + 1):
+            output = tensors.output(row).double()
             result = ops.step(
-                sample, next(outputs).double(), table.on(sample), row,
+                sample, output, table.on(sample), row,
                 pred_original_sample=True, noise=noise.double(), slots=slots,
             )  # fmt: skip
     return list(result)[: 1 if spec.has_history else 2]

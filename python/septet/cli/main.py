@@ -65,6 +65,11 @@ def _run(arguments: argparse.Namespace) -> int:
             checkpoint=arguments.model,
             ddpm_steps=arguments.ddpm_steps,
         )
+    if arguments.command == "bench":
+        from septet.cli.bench import run_bench
+
+        run_bench(arguments)
+        return 0
     from septet.cli.run import run_checkpoint
 
     run_checkpoint(arguments)
@@ -102,6 +107,18 @@ def _parser() -> argparse.ArgumentParser:
         description="Generate images from a checkpoint folder in the layout of diffusers.",
     )
     _add_run_arguments(run)
+
+    from septet.cli import bench  # not above: it needs UsageError
+
+    bench.add_arguments(
+        commands.add_parser(
+            "bench",
+            parents=[shared],
+            help="time kernels, samplers and networks against diffusers and plain torch",
+            description="Time kernels, samplers and networks against diffusers (if installed) and "
+            "plain torch, in turn, in one process, and say how exact each of them is.",
+        )
+    )
 
     env = commands.add_parser(
         "env", parents=[shared], help="report versions, hardware and compiled libraries"
