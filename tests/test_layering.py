@@ -12,9 +12,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "python" / "septet"
 
 # What each part of the package may import, itself aside. Everything may import the base.
-BASE = {"errors", "backend"}
+BASE = {"errors", "backend", "config"}
 ARROWS = {
     "errors": set(),
+    "config": set(),
     "backend": set(),
     "ops": {"testing.references"},
     "testing": {"ops"},

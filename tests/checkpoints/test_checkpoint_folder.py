@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from septet.checkpoints import CheckpointFolder, write_index
-from septet.checkpoints.folder import inside
+from septet.checkpoints.paths import inside
 from septet.errors import CheckpointError
 
 INDEX: dict[str, Any] = {
@@ -69,7 +69,10 @@ def test_write_index(tmp_path: Path) -> None:
         ({"unet": ["diffusers", None]}, r"component 'unet' must be \[library, class\]"),
         ({"unet": ["diffusers"]}, r"component 'unet' must be \[library, class\]"),
         ({"unet": []}, r"component 'unet' must be \[library, class\]"),
-        ({"../unet": ["diffusers", "UNet2DModel"]}, "must be a folder inside it"),
+        ({"unet": ["diffusers", "UNetLDMModel"]}, "component 'unet' is 'UNetLDMModel', expected"),
+        ({"_class_name": "GLIDE"}, "_class_name is 'GLIDE', expected one of"),
+        ({"noise_scheduler": ["diffusers", "DDPMScheduler"]}, "'scheduler' is there twice"),
+        ({"../unet": ["diffusers", "UNet2DModel"]}, "must be a name inside it"),
     ],
 )
 def test_refuses_index(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -87,7 +90,7 @@ def test_refuses_a_folder_without_index(tmp_path: Path) -> None:
     "name", ["..", "a/..", "a/../../b", "/etc", "C:\\x", "\\\\host\\x", "..\\x", "a\0b", ""]
 )
 def test_names_that_lead_out(tmp_path: Path, name: str) -> None:
-    with pytest.raises(CheckpointError, match="must be a folder inside it"):
+    with pytest.raises(CheckpointError, match="must be a name inside it"):
         inside(tmp_path, name)
 
 
@@ -112,7 +115,7 @@ def test_links(tmp_path: Path) -> None:
     (root / "unet").symlink_to(outside)
     (root / "scheduler").symlink_to(root / "real")
     assert inside(root, "scheduler") == root / "scheduler"
-    with pytest.raises(CheckpointError, match="component folder 'unet' leads out of it"):
+    with pytest.raises(CheckpointError, match="'unet' leads out of it"):
         CheckpointFolder.open(root)
     # A checkpoint folder may itself be reached through a link.
     (tmp_path / "link").symlink_to(root)

@@ -67,7 +67,7 @@ def test_subfolder_and_variant(model: UNet2DModel, folder: Path) -> None:
     assert torch.equal(run(loaded), run(model))
     with pytest.raises(CheckpointError, match=r"expected diffusion_pytorch_model\.bf16\.safet"):
         UNet2DModel.from_pretrained(folder, variant="bf16")
-    with pytest.raises(CheckpointError, match="must be a folder inside it"):
+    with pytest.raises(CheckpointError, match="must be a name inside it"):
         UNet2DModel.from_pretrained(folder, subfolder="../unet")
 
 

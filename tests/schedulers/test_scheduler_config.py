@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import septet
-from septet.schedulers import SchedulerConfig
+from septet.config import FrozenConfig
 
 NAMES = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
 #: What diffusers does not have, with the defaults.
@@ -141,7 +141,7 @@ def test_config_is_read_only_and_copies():
         _ = config.nonsense
     for twin in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
         assert twin == config
-        assert isinstance(twin, SchedulerConfig)
+        assert isinstance(twin, FrozenConfig)
 
 
 @pytest.mark.parametrize(
@@ -238,3 +238,8 @@ def test_tensors_that_do_not_fit():
             scheduler.step(sample, 1, sample, variance_noise=torch.zeros(1, 1, 3))
         with pytest.raises(ValueError, match="learned variance"):
             learned.step(sample, 999, sample)
+
+
+def test_one_name_for_one_thing():
+    with pytest.raises(ValueError, match="either timesteps or num_train_timesteps, not both"):
+        septet.DDPMScheduler.from_config({"timesteps": 100, "num_train_timesteps": 1000})

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from septet.checkpoints.aliases import (
+    COMPONENT_ALIASES,
+    MODEL_ALIASES,
+    PIPELINE_ALIASES,
+    SCHEDULER_ALIASES,
+)
 from septet.checkpoints.files import read_json, write_json
+from septet.checkpoints.paths import file_inside, inside
+from septet.config import brief
 from septet.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -15,7 +23,8 @@ if TYPE_CHECKING:
 
 INDEX_NAME = "model_index.json"
 
-# A class name in a file is only ever looked up here: it never decides what gets imported.
+# A class name in a file is only ever looked up here, after its alias of 2022 has been replaced: it
+# never decides what gets imported.
 PIPELINE_CLASSES = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline")
 MODEL_CLASSES = ("UNet2DModel",)
 SCHEDULER_CLASSES = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
@@ -26,16 +35,18 @@ class Component:
     """One entry of an index file.
 
     Attributes:
-        name: What the pipeline calls the component, such as "unet".
+        name: What the pipeline calls the component, such as "unet"; today's name of it.
         library: The package the class comes from according to the file, usually "diffusers".
         class_name: A name from the tables of this module.
         path: The folder with the component's files.
+        subfolder: The same within the checkpoint folder, None where it is that folder.
     """
 
     name: str
     library: str
     class_name: str
     path: Path
+    subfolder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,9 +74,11 @@ class CheckpointFolder:
                 tables, or a component lies outside the folder.
         """
         path = Path(folder)
-        index = read_json(path / INDEX_NAME)
         where = path / INDEX_NAME
-        class_name = _known(index.get("_class_name"), PIPELINE_CLASSES, f"{where}: _class_name")
+        index = read_json(file_inside(path, INDEX_NAME))
+        class_name = _known(
+            index.get("_class_name"), PIPELINE_CLASSES, PIPELINE_ALIASES, f"{where}: _class_name"
+        )
         components: dict[str, Component] = {}
         options: dict[str, Any] = {}
         for name, entry in index.items():
@@ -74,7 +87,10 @@ class CheckpointFolder:
             if not isinstance(entry, list):
                 options[name] = entry
             elif entry != [None, None]:
-                components[name] = _component(path, name, entry)
+                found = _component(path, name, entry)
+                if found.name in components:
+                    raise CheckpointError(f"{where}: component {found.name!r} is there twice")
+                components[found.name] = found
         return cls(path, class_name, components, options)
 
     def component(self, name: str, *class_names: str) -> Component:
@@ -101,29 +117,6 @@ class CheckpointFolder:
         return found
 
 
-def inside(root: Path, name: str) -> Path:
-    """Return the folder ``root / name``, which must not lie outside ``root``.
-
-    Only folders are held to this, not the files in them: the download cache of the Hugging Face
-    hub keeps every file as a link to a store elsewhere.
-
-    Raises:
-        CheckpointError: If the name is absolute, climbs with "..", or is a link that leads out.
-    """
-    parts = (*PurePosixPath(name).parts, *PureWindowsPath(name).parts)
-    absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
-    path = root / name
-    if not name or absolute or ".." in parts or "\0" in name:
-        raise CheckpointError(f"{root}: component folder {name!r} must be a folder inside it")
-    try:
-        leads_out = not path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, or not encodable
-        raise CheckpointError(f"{root}: component folder {name!r} is no path") from error
-    if leads_out:
-        raise CheckpointError(f"{root}: component folder {name!r} leads out of it")
-    return path
-
-
 def write_index(
     folder: str | os.PathLike[str], class_name: str, components: Mapping[str, tuple[str, str]]
 ) -> None:
@@ -141,19 +134,26 @@ def write_index(
 def _component(root: Path, name: str, entry: list[Any]) -> Component:
     where = f"{root / INDEX_NAME}: component {name!r}"
     if len(entry) != 2 or not all(isinstance(part, str) for part in entry):
-        raise CheckpointError(f"{where} must be [library, class], got {entry!r}")
+        raise CheckpointError(f"{where} must be [library, class], got {brief(entry)}")
     library, class_name = entry
-    known = _known(class_name, (*MODEL_CLASSES, *SCHEDULER_CLASSES), where)
+    classes = (*MODEL_CLASSES, *SCHEDULER_CLASSES)
+    known = _known(class_name, classes, {**MODEL_ALIASES, **SCHEDULER_ALIASES}, where)
     path = inside(root, name)
     try:
         exists = path.is_dir()
     except OSError:  # too long for a folder's name
         exists = False
+    today = COMPONENT_ALIASES.get(name, name)
     # Repositories of a single network keep the files of all components beside the index.
-    return Component(name, library, known, path if exists else root)
+    if not exists:
+        return Component(today, library, known, root)
+    return Component(today, library, known, path, name)
 
 
-def _known(class_name: object, table: tuple[str, ...], where: str) -> str:
-    if not isinstance(class_name, str) or class_name not in table:
-        raise CheckpointError(f"{where} is {class_name!r}, expected one of {list(table)}")
-    return class_name
+def _known(
+    class_name: object, table: tuple[str, ...], aliases: Mapping[str, str], where: str
+) -> str:
+    today = aliases.get(class_name, class_name) if isinstance(class_name, str) else None
+    if today is None or today not in table:
+        raise CheckpointError(f"{where} is {brief(class_name)}, expected one of {list(table)}")
+    return today

@@ -1,4 +1,4 @@
-"""Names of weights: older spellings, and the check that a file suits a network."""
+"""Names of weights: older spellings of diffusers, and the check that a file suits a network."""
 
 from __future__ import annotations
 
@@ -11,18 +11,50 @@ from torch import Tensor
 from septet.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 # Attention layers of the image networks in diffusers 0.1 to 0.13.
 _OLD_ATTENTION = re.compile(r"(.*\battentions\.\d+\.)(query|key|value|proj_attn)\.(weight|bias)")
 _ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
+# Parts of the UNets of July 2022, before release 0.1.
+_JULY_PARTS = {
+    "time_steps": "time_proj",
+    "mid": "mid_block",
+    "downsample_blocks": "down_blocks",
+    "upsample_blocks": "up_blocks",
+}
+# Resampling layers of that time were saved under a second name.
+_TWIN = re.compile(r"(.*\b(?:down|up)samplers\.\d+\.)(?:op|Conv2d_0)\.(weight|bias)")
+
 _MAX_LISTED = 4
 
 
+def renamed(
+    tensors: Mapping[str, Tensor], rename: Callable[[str], str], path: Path
+) -> dict[str, Tensor]:
+    """Rename weights.
+
+    Args:
+        tensors: Weights by name.
+        rename: Maps an old name to today's, and today's to itself.
+        path: Where they come from, for the error message.
+
+    Raises:
+        CheckpointError: If two weights end up under the same name.
+    """
+    result: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        name = rename(key)
+        if name in result:
+            raise CheckpointError(f"{path}: holds {name!r} under its older name too")
+        result[name] = tensor
+    return result
+
+
 def modern_keys(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Rename weights from the older spellings of diffusers to today's.
+    """Rename the weights of attention layers from diffusers 0.1 to 0.13 to today's names.
 
     Args:
         tensors: Weights by name, in either spelling.
@@ -31,14 +63,49 @@ def modern_keys(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: If a weight is there in both spellings.
     """
-    renamed: dict[str, Tensor] = {}
+    return renamed(tensors, _modern_attention, path)
+
+
+def july_keys(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Rename the weights of a UNet of July 2022, before diffusers 0.1, to today's names.
+
+    Args:
+        tensors: Weights by name, in either spelling.
+        path: Where they come from, for the error message.
+
+    Raises:
+        CheckpointError: If a weight is there in both spellings, or the twin of a weight differs.
+    """
+    return modern_keys(renamed(_without_twins(tensors, path), _july_part, path), path)
+
+
+def _modern_attention(key: str) -> str:
+    match = _OLD_ATTENTION.fullmatch(key)
+    return f"{match[1]}{_ATTENTION_NAMES[match[2]]}.{match[3]}" if match else key
+
+
+def _july_part(key: str) -> str:
+    part, dot, rest = key.partition(".")
+    return f"{_JULY_PARTS.get(part, part)}{dot}{rest}"
+
+
+def _without_twins(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Give twins their proper name, and drop those whose proper name is there as well."""
+    result = {key: tensor for key, tensor in tensors.items() if not _TWIN.fullmatch(key)}
     for key, tensor in tensors.items():
-        match = _OLD_ATTENTION.fullmatch(key)
-        name = f"{match[1]}{_ATTENTION_NAMES[match[2]]}.{match[3]}" if match else key
-        if name in renamed:
-            raise CheckpointError(f"{path}: holds {name!r} under its older name too")
-        renamed[name] = tensor
-    return renamed
+        match = _TWIN.fullmatch(key)
+        if match is None:
+            continue
+        name = f"{match[1]}conv.{match[2]}"
+        other = result.setdefault(name, tensor)
+        if other is not tensor and not _equal(other, tensor):
+            raise CheckpointError(f"{path}: {key!r} must equal {name!r}, of which it is a copy")
+    return result
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    dense = all(t.layout == torch.strided and t.device.type == "cpu" for t in (one, other))
+    return dense and one.dtype == other.dtype and torch.equal(one, other)
 
 
 def match_keys(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:

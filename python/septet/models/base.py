@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
 
-from septet.checkpoints.files import (
-    find_weights,
+from septet.checkpoints import (
+    HubOptions,
+    conversion,
+    file_inside,
+    inside,
+    locate,
+    match_keys,
     read_json,
-    read_tensors,
+    read_single_file,
+    read_weights,
     weights_name,
     write_json,
     write_tensors,
 )
-from septet.checkpoints.folder import inside
-from septet.checkpoints.keys import match_keys, modern_keys
+from septet.checkpoints.aliases import MODEL_ALIASES
+from septet.checkpoints.hub import model_files
+from septet.config import brief
 from septet.errors import CheckpointError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
 
     from septet.models.config import ModelConfig
 
@@ -82,17 +89,27 @@ class PretrainedModel(nn.Module):
         variant: str | None = None,
         subfolder: str | None = None,
         use_safetensors: bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
     ) -> ModelT:
-        """Load a network saved by septet or diffusers.
+        """Load a network saved by septet or by diffusers of any age.
 
         Args:
-            folder: A folder with ``config.json`` and ``diffusion_pytorch_model.safetensors`` (or
-                ``.bin``, which is read without running any code in it).
+            folder: A folder with ``config.json`` and ``diffusion_pytorch_model.safetensors``, in
+                one piece or in shards with an index; or ``.bin`` instead, or ``diffusion_model.pt``
+                as in June 2022, which are read without running any code in them. Or ``org/name``,
+                a repository of the Hugging Face hub.
             dtype: Dtype of the weights, None for float32.
             torch_dtype: The older name of ``dtype``.
             variant: Reads ``diffusion_pytorch_model.<variant>.safetensors``, for example "fp16".
             subfolder: The folder inside ``folder`` to read instead.
-            use_safetensors: True refuses ``.bin`` files, False refuses safetensors files.
+            use_safetensors: True refuses pickled files, False refuses safetensors files.
+            cache_dir: See :class:`septet.checkpoints.HubOptions`, as for the others.
+            revision: The same.
+            token: The same.
+            local_files_only: The same.
 
         Returns:
             The network on the CPU, in evaluation mode, with no parameter requiring gradients.
@@ -101,30 +118,84 @@ class PretrainedModel(nn.Module):
             CheckpointError: If a file is missing, damaged or does not suit this class.
             ValueError: If ``dtype`` is not floating, or differs from ``torch_dtype``.
         """
-        dtype = _one_dtype(dtype, torch_dtype)
-        path = Path(folder) if subfolder is None else inside(Path(folder), subfolder)
-        model = cls._on_meta(path / CONFIG_NAME)
-        weights = find_weights(path, variant=variant, use_safetensors=use_safetensors)
-        tensors = modern_keys(read_tensors(weights), weights)
-        match_keys(model.state_dict(), tensors, weights)
-        # Copied in any case: then the weights are aligned for vector loads, which a file does not
-        # promise, and no longer depend on the file.
-        tensors = {key: tensor.to(dtype, copy=True) for key, tensor in tensors.items()}
-        model.load_state_dict(tensors, assign=True)
-        return model.eval().requires_grad_(False)
+        dtype = one_dtype(dtype, torch_dtype)
+        options = HubOptions(cache_dir, revision, token, local_files_only)
+        root = locate(folder, options, model_files(subfolder, variant, use_safetensors))
+        path = root if subfolder is None else inside(root, subfolder)
+        model = cls._on_meta(_read_config(root, subfolder), path / CONFIG_NAME)
+        weights, tensors = read_weights(
+            path, root=root, variant=variant, use_safetensors=use_safetensors
+        )
+        return model._take(conversion(cls.__name__).keys(tensors, weights), weights, dtype)
 
     @classmethod
-    def _on_meta(cls: type[ModelT], path: Path) -> ModelT:
-        """Make the network that a configuration file describes, without memory for its weights."""
-        config = read_json(path)
-        class_name = config.get("_class_name", cls.__name__)
-        if class_name != cls.__name__:
-            raise CheckpointError(f"{path}: describes a {class_name!r}, expected {cls.__name__!r}")
+    def from_single_file(
+        cls: type[ModelT],
+        file: str | os.PathLike[str],
+        *,
+        config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        use_ema: bool = True,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+    ) -> ModelT:
+        """Load a network from one file of weights, such as a ``.ckpt`` of its authors.
+
+        Args:
+            file: A pickled file (read without running any code in it) or a safetensors file: the
+                weights by name, or the state of a training with them.
+            config: The keys of a ``config.json``, or such a file, or a folder with one. Needed
+                for what the shapes of the weights do not tell; what it says goes first.
+            use_ema: Whether to take the averaged weights where the file has both.
+            dtype: Dtype of the weights, None for float32.
+            torch_dtype: The older name of ``dtype``.
+
+        Returns:
+            See :meth:`from_pretrained`.
+
+        Raises:
+            CheckpointError: If a file is missing, damaged or does not suit this class, or
+                ``config`` is needed.
+            ValueError: If ``dtype`` is not floating, or differs from ``torch_dtype``.
+        """
+        dtype = one_dtype(dtype, torch_dtype)
+        path = Path(file)
+        known = conversion(cls.__name__)
+        found = read_single_file(path, use_ema=use_ema)
+        tensors = known.keys(found, path)
+        settings: dict[str, Any] = {}
+        if known.infer is not None and known.is_authors(found):
+            settings = known.infer(tensors, path)
+        elif config is None:
+            raise CheckpointError(f"{path}: config must be given, the weights do not tell enough")
+        where = path
+        if config is not None:
+            given, where = _given_config(config, path)
+            settings |= _todays(cls.__name__, given, where)
+        return cls._on_meta(settings, where)._take(tensors, path, dtype)
+
+    @classmethod
+    def _on_meta(cls: type[ModelT], config: Mapping[str, Any], path: Path) -> ModelT:
+        """Make the network that a configuration describes, without memory for its weights."""
+        settings = _todays(cls.__name__, config, path)
         try:
             with torch.device("meta"):
-                return cls.from_config(config)
+                return cls.from_config(settings)
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from error
+
+    def _take(
+        self: ModelT, tensors: Mapping[str, torch.Tensor], path: Path, dtype: torch.dtype
+    ) -> ModelT:
+        """Use weights from a file, once they are known to suit, and get ready to sample."""
+        match_keys(self.state_dict(), tensors, path)
+        # Copied in any case: then the weights are aligned for vector loads, which a file does not
+        # promise, and no longer depend on the file.
+        copies = {
+            key: tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
+            for key, tensor in tensors.items()
+        }
+        self.load_state_dict(copies, assign=True)
+        return self.eval().requires_grad_(False)
 
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, variant: str | None = None
@@ -143,8 +214,45 @@ class PretrainedModel(nn.Module):
         write_json(path / CONFIG_NAME, {"_class_name": type(self).__name__, **self.config})
 
 
-def _one_dtype(dtype: torch.dtype | None, torch_dtype: torch.dtype | None) -> torch.dtype:
-    """Choose between the two spellings of the same argument."""
+def _read_config(root: Path, subfolder: str | None) -> dict[str, Any]:
+    return read_json(file_inside(root, subfolder, CONFIG_NAME))
+
+
+def _given_config(
+    config: Mapping[str, Any] | str | os.PathLike[str], path: Path
+) -> tuple[Mapping[str, Any], Path]:
+    """Return a configuration given as such, as a file or as a folder, and what to blame for it."""
+    if isinstance(config, Mapping):
+        return config, path
+    where = Path(config)
+    if where.is_dir():
+        return _read_config(where, None), where / CONFIG_NAME
+    return read_json(where), where
+
+
+def _todays(class_name: str, config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Check whose configuration it is and translate its keys to today's.
+
+    Raises:
+        CheckpointError: If it describes another class, or a value makes no sense.
+    """
+    named = config.get("_class_name", class_name)
+    today = MODEL_ALIASES.get(named, named) if isinstance(named, str) else None
+    if today != class_name:
+        raise CheckpointError(f"{path}: describes a {brief(named)}, expected {class_name!r}")
+    try:
+        settings = conversion(class_name).config(config)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return {key: value for key, value in settings.items() if not key.startswith("_")}
+
+
+def one_dtype(dtype: torch.dtype | None, torch_dtype: torch.dtype | None) -> torch.dtype:
+    """Choose between the two spellings of the same argument; float32 if neither is given.
+
+    Raises:
+        ValueError: If they differ, or are not a floating type.
+    """
     if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
         raise ValueError(f"dtype and torch_dtype must agree, got {dtype} and {torch_dtype}")
     chosen = dtype or torch_dtype or torch.float32

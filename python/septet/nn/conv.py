@@ -113,4 +113,4 @@ def _has_onednn() -> bool:
     return True
 
 
-_HAS_ONEDNN = torch.backends.mkldnn.is_available() and _has_onednn()
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and _has_onednn()  # type: ignore[no-untyped-call]

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from septet.checkpoints import CheckpointFolder, write_index
+from septet.checkpoints import CheckpointFolder, HubOptions, locate, write_index
+from septet.checkpoints.hub import pipeline_files
+from septet.pipelines.loading import Dtypes, check_names, dtype_by_component, load_component
 from septet.pipelines.registry import find_class
 from septet.sampling import PreparedModel, StepCallback
 from septet.schedulers import StepTable
@@ -108,49 +110,55 @@ class DiffusionPipeline:
         cls: type[PipelineT],
         folder: str | os.PathLike[str],
         *,
-        dtype: torch.dtype | None = None,
-        torch_dtype: torch.dtype | None = None,
+        dtype: Dtypes = None,
+        torch_dtype: Dtypes = None,
         variant: str | None = None,
         use_safetensors: bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
         **components: Any,
     ) -> PipelineT:
-        """Load a pipeline from a folder in the layout of diffusers.
+        """Load a pipeline from a folder in the layout of diffusers, of any age.
 
         Args:
             folder: Holds ``model_index.json`` and a folder per component; a component whose
-                folder is missing is read from the root.
-            dtype: Type of the weights, float32 if not given.
+                folder is missing is read from the root. Or ``org/name``, a repository of the
+                Hugging Face hub.
+            dtype: Type of the weights, float32 if not given; or a dict of types by component,
+                where "default" is for the rest.
             torch_dtype: The older name of ``dtype``.
             variant: Reads ``diffusion_pytorch_model.<variant>.safetensors``, for example "fp16".
             use_safetensors: True refuses pickled weights, False reads only those.
+            cache_dir: See :class:`septet.checkpoints.HubOptions`, as for the next three.
+            revision: The same.
+            token: The same.
+            local_files_only: The same.
             **components: Components to use instead of those in the folder.
 
         Raises:
             CheckpointError: If a file is missing, damaged, or names a class septet does not have.
             ValueError: If an argument is unknown or makes no sense.
         """
-        opened = CheckpointFolder.open(folder)
+        if cls.component_names:
+            check_names(components, cls.component_names, cls.__name__)
+        options = HubOptions(cache_dir, revision, token, local_files_only)
+        root = locate(folder, options, pipeline_files(variant, use_safetensors))
+        opened = CheckpointFolder.open(root)
         chosen = find_class(opened.class_name) if cls is DiffusionPipeline else cls
-        unknown = sorted(components.keys() - set(chosen.component_names))
-        if unknown:
-            raise ValueError(
-                f"unknown argument {unknown[0]!r}; {chosen.__name__} has the components "
-                f"{', '.join(chosen.component_names)}"
-            )
-        for name in chosen.component_names:
-            if name in components:
-                continue
-            entry = opened.component(name)
-            component_class = find_class(entry.class_name)
-            options: dict[str, Any] = {}
-            if issubclass(component_class, nn.Module):
-                options = {
-                    "dtype": dtype,
-                    "torch_dtype": torch_dtype,
-                    "variant": variant,
-                    "use_safetensors": use_safetensors,
-                }
-            components[name] = component_class.from_pretrained(entry.path, **options)
+        names = chosen.component_names
+        check_names(components, names, chosen.__name__)
+        dtypes = dtype_by_component(names, dtype, torch_dtype)
+        for name in names:
+            if name not in components:
+                components[name] = load_component(
+                    opened,
+                    opened.component(name),
+                    dtype=dtypes[name],
+                    variant=variant,
+                    use_safetensors=use_safetensors,
+                )
         pipeline: PipelineT = chosen(**components)
         return pipeline
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
 from septet.checkpoints.folder import SCHEDULER_CLASSES
 from septet.pipelines.base import DiffusionPipeline, PipelineCallback, loop_tensors, prepare
+from septet.pipelines.loading import check_names, dtype_by_component, unconditional_components
 from septet.pipelines.output import ImagePipelineOutput, check_output_type, to_images
 from septet.pipelines.registry import find_class
 from septet.random import Generators, check_generator, randn_tensor
 from septet.sampling import SamplingLoop
 from septet.schedulers import Scheduler, StepTable
+
+if TYPE_CHECKING:
+    import os
+
+PipelineT = TypeVar("PipelineT", bound="UnconditionalImagePipeline")
 
 
 class UnconditionalImagePipeline(DiffusionPipeline):
@@ -54,6 +60,43 @@ class UnconditionalImagePipeline(DiffusionPipeline):
         if name not in SCHEDULER_CLASSES or not hasattr(scheduler, "config"):
             raise ValueError(f"scheduler must be one of {SCHEDULER_CLASSES}, got {name}")
         self._scheduler = (wanted or find_class(name)).from_config(scheduler.config)
+
+    @classmethod
+    def from_single_file(
+        cls: type[PipelineT],
+        file: str | os.PathLike[str],
+        *,
+        config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        use_ema: bool = True,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        **components: Any,
+    ) -> PipelineT:
+        """Load a pipeline from one file of weights, such as a ``.ckpt`` of the authors.
+
+        Args:
+            file: See :meth:`septet.UNet2DModel.from_single_file`, as for the next four.
+            config: The same.
+            use_ema: The same.
+            dtype: The same.
+            torch_dtype: The same.
+            **components: Components to use instead, usually ``scheduler``. By default that is the
+                authors': 1000 steps, linear betas from 1e-4 to 0.02, variance "fixed_large" for
+                samples up to 64 pixels, else "fixed_small".
+
+        Raises:
+            CheckpointError: If the file is missing, damaged or does not suit.
+            ValueError: If an argument is unknown or makes no sense.
+        """
+        check_names(components, cls.component_names, cls.__name__)
+        made = unconditional_components(
+            file,
+            components,
+            config=config,
+            use_ema=use_ema,
+            dtype=dtype_by_component(("unet",), dtype, torch_dtype)["unet"],
+        )
+        return cls(**made)
 
     def _generate(
         self,

@@ -1,7 +1,6 @@
 """The samplers: each is a configuration and a function that fills a table of coefficients."""
 
 from septet.schedulers.base import Scheduler, SchedulerOutput
-from septet.schedulers.config import SchedulerConfig
 from septet.schedulers.ddim import DDIMScheduler
 from septet.schedulers.ddpm import DDPMScheduler
 from septet.schedulers.pndm import PNDMScheduler
@@ -12,7 +11,6 @@ __all__ = [
     "DDPMScheduler",
     "PNDMScheduler",
     "Scheduler",
-    "SchedulerConfig",
     "SchedulerOutput",
     "StepTable",
 ]

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from septet import ops
+from septet.config import FrozenConfig
 from septet.ops import StepRow
 from septet.random import Generators, randn_tensor
 from septet.schedulers.betas import make_betas
 from septet.schedulers.config import (
     DEFAULTED,
     TABLE_DTYPES,
-    SchedulerConfig,
     argument_names,
     check_config,
     explicit_entries,
@@ -87,7 +87,7 @@ class Scheduler(ABC):
     #: Whether this sampler limits its estimate of the clean sample.
     _limits_x0: ClassVar[bool] = True
 
-    config: SchedulerConfig
+    config: FrozenConfig
     timesteps: Tensor
     num_inference_steps: int | None
 
@@ -306,7 +306,7 @@ class Scheduler(ABC):
         own = argument_names(cls)
         scheduler = cls(**{k: v for k, v in entries.items() if k in own} | overrides)
         carried = {k: v for k, v in entries.items() if k not in own}
-        scheduler.config = SchedulerConfig(scheduler.config | carried)
+        scheduler.config = FrozenConfig(scheduler.config | carried)
         return scheduler
 
     @classmethod
@@ -328,9 +328,10 @@ class Scheduler(ABC):
             ValueError: See :meth:`from_config`.
         """
         from septet.checkpoints import read_json
+        from septet.checkpoints.paths import file_inside
 
         return cls.from_config(
-            read_json(Path(folder) / (subfolder or "") / CONFIG_NAME), **overrides
+            read_json(file_inside(Path(folder), subfolder, CONFIG_NAME)), **overrides
         )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:

@@ -6,10 +6,11 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import torch
 
+from septet.config import FrozenConfig
 from septet.schedulers.timesteps import SPACINGS
 
 P = ParamSpec("P")
@@ -32,30 +33,6 @@ _OLD_KEYS = {"timesteps": "num_train_timesteps", "clip_predicted_image": "clip_s
 _IGNORED_KEYS = ("tensor_format", "timestep_values")
 
 
-class SchedulerConfig(dict[str, Any]):
-    """A read-only dict whose entries are attributes too, as in diffusers."""
-
-    def __getattr__(self, name: str) -> Any:
-        """Read an entry as an attribute."""
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"the scheduler configuration has no key {name!r}") from None
-
-    def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
-        raise TypeError(
-            "a scheduler's configuration cannot be changed: make another one with "
-            "from_config(config, key=value)"
-        )
-
-    __setitem__ = __delitem__ = __setattr__ = __delattr__ = _refuse
-    __ior__ = pop = popitem = clear = update = setdefault = _refuse
-
-    def __reduce__(self) -> tuple[type[SchedulerConfig], tuple[dict[str, Any]]]:
-        """Copy and pickle through a plain dict, since entries cannot be set one by one."""
-        return SchedulerConfig, (dict(self),)
-
-
 def record_config(init: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S, P], None]:
     """Make a constructor keep its arguments, defaults included, in ``self.config``."""
     signature = inspect.signature(init)
@@ -69,7 +46,7 @@ def record_config(init: Callable[Concatenate[S, P], None]) -> Callable[Concatena
         defaulted = [name for name in values if name not in given]
         if defaulted:
             values[DEFAULTED] = defaulted
-        self.config = SchedulerConfig(values)  # type: ignore[attr-defined]
+        self.config = FrozenConfig(values)  # type: ignore[attr-defined]
         init(self, *args, **kwargs)
 
     return cast("Callable[Concatenate[S, P], None]", recording)
@@ -86,8 +63,14 @@ def explicit_entries(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         config: A configuration of septet or diffusers, or the content of a
             ``scheduler_config.json`` of any generation.
+
+    Raises:
+        ValueError: If it says the same thing under an old and a new name.
     """
     defaulted = config.get(DEFAULTED, ())
+    for old, new in _OLD_KEYS.items():
+        if old in config and new in config and new not in defaulted:
+            raise ValueError(f"a scheduler configuration has either {old} or {new}, not both")
     entries = {
         _OLD_KEYS.get(key, key): value
         for key, value in config.items()
@@ -109,7 +92,7 @@ def saved_entries(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_config(config: SchedulerConfig) -> None:
+def check_config(config: FrozenConfig) -> None:
     """Raise ValueError, naming the argument, where a value makes no sense."""
     count = config.num_train_timesteps
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 1_000_000:

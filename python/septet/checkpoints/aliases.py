@@ -1,0 +1,30 @@
+"""What classes and components were called in the diffusers releases of 2022.
+
+A name from a file is replaced by the entry here, if there is one, before it is looked up in the
+tables of supported classes. Neither decides what gets imported.
+"""
+
+from __future__ import annotations
+
+PIPELINE_ALIASES = {
+    "DDPM": "DDPMPipeline",
+    "DDIM": "DDIMPipeline",
+    "PNDM": "PNDMPipeline",
+    "LatentDiffusion": "LDMTextToImagePipeline",
+    "LatentDiffusionPipeline": "LDMTextToImagePipeline",
+    "GLIDE": "GlidePipeline",
+    "Glide": "GlidePipeline",
+    "GLIDEPipeline": "GlidePipeline",
+    "BDDM": "BDDMPipeline",
+    "GradTTS": "GradTTSPipeline",
+}
+MODEL_ALIASES = {
+    "UNetModel": "UNet2DModel",
+    "UNetUnconditionalModel": "UNet2DModel",
+    "UNetLDMModel": "UNet2DConditionModel",
+    "UNetConditionalModel": "UNet2DConditionModel",
+    "GLIDETextToImageUNetModel": "GlideTextToImageUNetModel",
+    "GLIDESuperResUNetModel": "GlideSuperResUNetModel",
+}
+SCHEDULER_ALIASES = {"GaussianDDPMScheduler": "DDPMScheduler"}
+COMPONENT_ALIASES = {"noise_scheduler": "scheduler"}

@@ -1,0 +1,41 @@
+"""How older files of a network become today's, by the network's class name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from septet.checkpoints.keys import modern_keys
+from septet.checkpoints.unet_2d import authors_config, is_authors_unet, unet_config, unet_keys
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Everything about the older files of one network.
+
+    Attributes:
+        config: Translates a ``config.json`` of any age; raises ValueError naming the key.
+        keys: Renames weights of any age; the path is for error messages.
+        is_authors: Tells whether weights, as they are in the file, have the authors' names.
+        infer: Infers the configuration from the authors' weights under today's names; None where
+            shapes do not say enough.
+    """
+
+    config: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+    keys: Callable[[Mapping[str, Tensor], Path], dict[str, Tensor]] = modern_keys
+    is_authors: Callable[[Mapping[str, Tensor]], bool] = lambda _: False
+    infer: Callable[[Mapping[str, Tensor], Path], dict[str, Any]] | None = None
+
+
+CONVERSIONS = {
+    "UNet2DModel": Conversion(unet_config, unet_keys, is_authors_unet, authors_config),
+}
+
+
+def conversion(class_name: str) -> Conversion:
+    """Return the conversion of a network; most need none but that of attention layers."""
+    return CONVERSIONS.get(class_name, Conversion())

@@ -1,0 +1,55 @@
+"""The authors' checkpoints: one file with the weights, alone or amid the state of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from septet.checkpoints.tensors import PICKLE_SUFFIXES, as_tensors, read_pickled, read_tensors
+from septet.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+# torch.nn.DataParallel puts this before every name.
+_PARALLEL = "module."
+# Trained along by an option of the authors' that sampling never reads.
+_UNUSED = ("logvar",)
+
+
+def read_single_file(path: Path, *, use_ema: bool = True) -> dict[str, Tensor]:
+    """Read the weights of one network from an authors' file.
+
+    Args:
+        path: A safetensors or pickled file with weights by name; or what DDIM's training saves,
+            ``[weights, optimizer, epoch, step, averaged weights]``; or PNDM's, the same without
+            the last (its averaged weights are a file of their own).
+        use_ema: Whether to take the averaged weights where the file has both.
+
+    Returns:
+        The weights under the authors' names.
+
+    Raises:
+        CheckpointError: If the file is damaged, would run code, or holds something else.
+    """
+    if path.suffix in PICKLE_SUFFIXES:
+        tensors = as_tensors(_weights_of(read_pickled(path), use_ema, path), path)
+    else:
+        tensors = read_tensors(path)
+    if tensors and all(key.startswith(_PARALLEL) for key in tensors):
+        tensors = {key.removeprefix(_PARALLEL): tensor for key, tensor in tensors.items()}
+    return {key: tensor for key, tensor in tensors.items() if key not in _UNUSED}
+
+
+def _weights_of(value: object, use_ema: bool, path: Path) -> object:
+    """Return the weights out of the state of a training, and anything else as it is."""
+    if not isinstance(value, list | tuple):
+        return value
+    if len(value) not in (4, 5) or not isinstance(value[0], Mapping):
+        raise CheckpointError(
+            f"{path}: expected weights, or [weights, optimizer, epoch, step, averaged weights], "
+            f"got a list of {len(value)} entries"
+        )
+    return value[4] if use_ema and len(value) == 5 else value[0]
