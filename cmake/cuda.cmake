@@ -15,8 +15,11 @@ if(NOT SEPTET_CUDA STREQUAL "OFF")
     target_compile_options(_C_cuda PRIVATE
       $<$<COMPILE_LANGUAGE:CUDA>:-fmad=false -Xptxas=-warn-spills,-warn-lmem-usage
         -Werror=all-warnings -Xcompiler=-Wall,-Wextra>)
+    # libtorch.so leads to libtorch_cuda.so, which a CPU build of torch has not; as-needed linking
+    # would drop it, and the current stream would stay an undefined symbol.
     set_target_properties(_C_cuda PROPERTIES PREFIX "" CUDA_RUNTIME_LIBRARY Static
-      CUDA_VISIBILITY_PRESET hidden INSTALL_RPATH "$ORIGIN/../torch/lib" LINK_OPTIONS "LINKER:--exclude-libs,ALL")
+      CUDA_VISIBILITY_PRESET hidden INSTALL_RPATH "$ORIGIN/../torch/lib"
+      LINK_OPTIONS "LINKER:--exclude-libs,ALL;LINKER:--no-as-needed")
     install(TARGETS _C_cuda DESTINATION septet)
     string(REPLACE ";" " " SEPTET_BUILT_CUDA_ARCHS "${SEPTET_CUDA_ARCHS}")
   elseif(SEPTET_CUDA STREQUAL "ON")

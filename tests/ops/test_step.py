@@ -198,7 +198,7 @@ def test_a_missing_library_says_what_to_do(monkeypatch, tmp_path):
     (tmp_path / "_C.so").write_bytes(b"not a library")
     with pytest.raises(LibraryError, match=r"does not load with torch .* reinstall"):
         _library.load("_C")
-    error = _library._load_all()
+    error = _library._try_to_load("_C")
     assert isinstance(error, LibraryError)
     monkeypatch.setattr(_library, "_error", error)
     with pytest.raises(ImportError, match="SEPTET_BACKEND=eager"):
@@ -223,3 +223,20 @@ def test_folding_a_row_changes_nothing_but_the_work(row):
         results.append((prev, original, slots["slots"]))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_a_device_without_kernels_says_why(monkeypatch):
+    class Ops:
+        class step:
+            @staticmethod
+            def default(*arguments):
+                raise NotImplementedError(
+                    "Could not run 'septet::step' with arguments from the 'CUDA' backend. This"
+                )
+
+    monkeypatch.setattr(_library, "ops", Ops)
+    with pytest.raises(LibraryError, match=r"'CUDA' backend\. septet has kernels for"):
+        step(X, M, TABLE)
+    monkeypatch.setattr(_library, "_cuda_error", LibraryError("the driver is too old"))
+    with pytest.raises(LibraryError, match="no CUDA kernels: the driver is too old"):
+        step(X, M, TABLE)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from septet.backend import current_backend
+from septet.ops import _library
 
 
 def run(operator: Any, *arguments: Any) -> None:
@@ -17,6 +18,8 @@ def run(operator: Any, *arguments: Any) -> None:
     """
     try:
         operator(*arguments)
+    except NotImplementedError as error:
+        raise _library.no_kernel(error) from None
     except RuntimeError as error:
         message = str(error).split("\n", 1)[0]
         start = message.find("septet.")
@@ -48,3 +51,12 @@ def like(tensor: torch.Tensor | None, model: torch.Tensor) -> torch.Tensor | Non
     if model.is_contiguous():
         return tensor.contiguous()
     return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def beside(output: torch.Tensor | None, sample: torch.Tensor) -> torch.Tensor | None:
+    """Bring a model output, which may have twice the channels, into the sample's layout."""
+    if output is None or output.stride() == sample.stride():
+        return output
+    if sample.is_contiguous():
+        return output.contiguous()
+    return output.contiguous(memory_format=torch.channels_last)

@@ -30,9 +30,9 @@ def load(name: str) -> None:
     path = library_path(name)
     if not path.is_file():
         raise LibraryError(
-            f"septet: the compiled library {path} is missing. Install a wheel, or build from a "
-            "checkout with: pip install torch scikit-build-core pybind11 cmake ninja && "
-            "pip install --no-build-isolation ."
+            f"septet: the compiled library {path} is missing. Install a wheel that has it, or "
+            "build from a checkout (for CUDA with nvcc on PATH): pip install torch "
+            "scikit-build-core pybind11 cmake ninja && pip install --no-build-isolation ."
         )
     try:
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
@@ -44,19 +44,21 @@ def load(name: str) -> None:
         ) from error
 
 
-def _load_all() -> LibraryError | None:
+def _try_to_load(name: str) -> LibraryError | None:
     try:
-        load("_C")
-        if torch.version.cuda is not None and library_path("_C_cuda").is_file():
-            load("_C_cuda")
+        load(name)
     except LibraryError as error:
         return error
-    import septet.ops._fakes  # noqa: F401  shape functions need the schemas
-
     return None
 
 
-_error = _load_all()
+_error = _try_to_load("_C")
+_cuda_error: LibraryError | None = None
+if _error is None:
+    import septet.ops._fakes  # noqa: F401  shape functions need the schemas
+
+    if torch.version.cuda is not None:
+        _cuda_error = _try_to_load("_C_cuda")
 
 
 def ops() -> Any:
@@ -68,3 +70,14 @@ def ops() -> Any:
     if _error is not None:
         raise _error
     return torch.ops.septet
+
+
+def no_kernel(error: NotImplementedError) -> LibraryError:
+    """Say why the dispatcher found no kernel for the device of a call."""
+    reason = str(error).split("\n", 1)[0].split(". ", 1)[0]
+    if _cuda_error is not None and "'CUDA'" in reason:
+        return LibraryError(f"septet: no CUDA kernels: {_cuda_error}")
+    return LibraryError(
+        f"septet: {reason}. septet has kernels for the CPU and for CUDA; SEPTET_BACKEND=eager runs "
+        "plain torch on any device"
+    )
