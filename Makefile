@@ -39,6 +39,11 @@ format: $(VENV)/.requirements
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
+# On a machine that does nothing else.
+bench: $(VENV)/.installed
+	$(BIN)/septet bench --markdown docs/performance.md --plot docs/performance.svg \
+		--json build/performance.jsonl
+
 wheel: $(VENV)/.requirements
 	$(BIN)/pip wheel --no-build-isolation --no-deps --wheel-dir dist .
 

@@ -9,8 +9,10 @@
 
 #include "functors/philox.h"
 #include "launch/isa.h"
+#include "ops/mt19937.h"
 #include "ops/norm.h"
 #include "ops/step.h"
+#include "ops/threshold.h"
 #include "probes.h"
 
 namespace py = pybind11;
@@ -28,6 +30,7 @@ Dtype dtype_of(const py::array& array) {
   if (kind == "f" && size == 2) return Dtype::float16;
   if (kind == "u" && size == 2) return Dtype::bfloat16;  // numpy has no bfloat16: its bits
   if (kind == "i" && size == 8) return Dtype::int64;
+  if (kind == "u" && size == 1) return Dtype::uint8;
   return Dtype::other;
 }
 
@@ -95,6 +98,14 @@ void philox_normal(const py::array& out, const py::array& philox, int64_t increm
   range(args, target.view.data, 0, args.layout.numel);
 }
 
+void mt19937_normal(const py::array& out, const py::array& state) {
+  const NumpyView target(out, "mt19937_normal", "out", true);
+  const NumpyView generator(state, "mt19937_normal", "state", true);
+  const Mt19937Args args = plan_mt19937(target.view, generator.view);
+  const py::gil_scoped_release release;
+  draw_mt19937(args, [](int64_t count, const auto& range) { range(int64_t{0}, count); });
+}
+
 void group_norm_act(const py::array& input, int64_t num_groups, const OptionalArray& weight,
                     const OptionalArray& bias, double eps, int64_t activation,
                     const OptionalArray& scale_shift, const OptionalArray& mask,
@@ -110,6 +121,30 @@ void group_norm_act(const py::array& input, int64_t num_groups, const OptionalAr
   const NormRange range = SEPTET_CALL_ISA(norm_range, tensors.input.dtype);
   const py::gil_scoped_release release;
   if (args.layout.numel > 0) range(args, 0, norm_tasks(args));
+}
+
+void threshold_quantile(const py::array& sample, const py::array& model_output,
+                        const py::array& table, int64_t row, const OptionalArray& uncond_output,
+                        double ratio, double maximum, const py::array& out) {
+  const char* op = "threshold_quantile";
+  const NumpyView views[] = {{sample, op, "sample"},
+                             {model_output, op, "model_output"},
+                             {table, op, "table"},
+                             {uncond_output, op, "uncond_output"},
+                             {out, op, "out", true}};
+  ThresholdTensors tensors;
+  tensors.step.sample = views[0].view;
+  tensors.step.model_output = views[1].view;
+  tensors.step.table = views[2].view;
+  tensors.step.row = row;
+  tensors.step.uncond = views[3].view;
+  tensors.ratio = ratio;
+  tensors.maximum = maximum;
+  tensors.out = views[4].view;
+  const ThresholdArgs args = plan_threshold(tensors);
+  const ThresholdRange range = SEPTET_CALL_ISA(threshold_range, tensors.step.sample.dtype);
+  const py::gil_scoped_release release;
+  range(args, 0, args.samples, 1, nullptr);
 }
 
 std::vector<uint32_t> philox4x32_words(const std::vector<uint32_t>& counter,
@@ -168,10 +203,16 @@ PYBIND11_MODULE(_host, m, py::mod_gil_not_used()) {
   m.def("philox_normal", &septet::philox_normal, py::arg("out"), py::arg("philox"),
         py::arg("increment") = 0, py::arg("threads") = 0,
         "Fill a numpy array with standard normals; see septet.ops.philox_normal.");
+  m.def("mt19937_normal", &septet::mt19937_normal, py::arg("out"), py::arg("state"),
+        "Fill a float32 array with torch's CPU normals; see septet.ops.mt19937_normal.");
   m.def("group_norm_act", &septet::group_norm_act, py::arg("input"), py::arg("num_groups"),
         py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("activation"),
         py::arg("scale_shift"), py::arg("mask"), py::arg("out"),
         "Normalise groups of channels of a numpy array; see septet.ops.group_norm_act.");
+  m.def("threshold_quantile", &septet::threshold_quantile, py::arg("sample"),
+        py::arg("model_output"), py::arg("table"), py::arg("row"), py::arg("uncond_output"),
+        py::arg("ratio"), py::arg("maximum"), py::arg("out"),
+        "Bound the clean samples of numpy arrays; see septet.ops.threshold_quantile.");
   m.def("philox4x32", &septet::philox4x32_words, py::arg("counter"), py::arg("key"),
         "Return the four words of one Philox4x32-10 block.");
   m.def("elementary", &septet::elementary, py::arg("name"), py::arg("values"),

@@ -66,6 +66,15 @@ HOST_DEVICE float to_value(uint32_t i) {
   return static_cast<float>(i);
 }
 
+// Towards zero; the value must fit.
+HOST_DEVICE int32_t truncate(float x) {
+  return static_cast<int32_t>(x);
+}
+
+HOST_DEVICE int32_t as_signed(uint32_t word) {
+  return static_cast<int32_t>(word);
+}
+
 template <class T>
 HOST_DEVICE T select(bool condition, T a, T b) {
   return condition ? a : b;

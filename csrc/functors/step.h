@@ -125,25 +125,35 @@ HOST_DEVICE V estimate_original(const StepRow<T>& row, V x, V m) {
 // term(k) is the slot that read_slots[k] names, base the slot base_slot. A load happens only where
 // its flag is set. Slots are read before one is written, so a row may write the slot whose oldest
 // value it reads.
+
+// The model output m after guidance.
+template <class V, class T, class Flags, class Values>
+HOST_DEVICE V guided_output(const StepRow<T>& row, const Flags& flags, Values& values) {
+  const V m = values.model_output();
+  if (!flags.uncond) return m;
+  const V u = values.uncond();
+  return fma(V(row.guidance_scale), m - u, u);
+}
+
+// m', the combination of m with stored outputs.
+template <class V, class T, class Flags, class Values>
+HOST_DEVICE V combined_output(const StepRow<T>& row, const Flags& flags, V m, Values& values) {
+  if (!flags.terms) return m;
+  V combined = V(T(0));
+  SEPTET_UNROLL
+  for (int k = 0; k < kStepTerms; ++k) {
+    if (row.read_slots[k] == kUnused) continue;
+    const V term = row.read_slots[k] == kCurrentOutput ? m : values.term(k);
+    combined = fma(V(row.weights[k]), term, combined);
+  }
+  return combined;
+}
+
 template <class V, class T, class Flags, class Values>
 HOST_DEVICE void step_element(const StepRow<T>& row, const Flags& flags, Values& values) {
   const V x = values.sample();
-  V m = values.model_output();
-  if (flags.uncond) {
-    const V u = values.uncond();
-    m = fma(V(row.guidance_scale), m - u, u);
-  }
-
-  V combined = m;
-  if (flags.terms) {
-    combined = V(T(0));
-    SEPTET_UNROLL
-    for (int k = 0; k < kStepTerms; ++k) {
-      if (row.read_slots[k] == kUnused) continue;
-      const V term = row.read_slots[k] == kCurrentOutput ? m : values.term(k);
-      combined = fma(V(row.weights[k]), term, combined);
-    }
-  }
+  const V m = guided_output<V>(row, flags, values);
+  const V combined = combined_output<V>(row, flags, m, values);
   const V y = flags.base ? values.base() : x;
   if (flags.save) values.store_saved(x);
   if (flags.write) values.store_output(m);

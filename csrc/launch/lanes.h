@@ -91,6 +91,15 @@ HOST_DEVICE Lanes<float, N> to_value(Lanes<I, N> a) {
   return __builtin_convertvector(a.v, typename Lanes<float, N>::native);
 }
 
+template <int N>
+HOST_DEVICE Lanes<int32_t, N> truncate(Lanes<float, N> a) {
+  return __builtin_convertvector(a.v, typename Lanes<int32_t, N>::native);
+}
+template <int N>
+HOST_DEVICE Lanes<int32_t, N> as_signed(Lanes<uint32_t, N> a) {
+  return (typename Lanes<int32_t, N>::native)a.v;
+}
+
 // Applies f to pieces of the width of a machine register.
 template <class Native, class Piece, class F>
 HOST_DEVICE Native by_pieces(const Native& a, const Native& b, const Native& c, F f) {
@@ -136,6 +145,15 @@ template <class T, int N>
 HOST_DEVICE Lanes<T, N> sqrt(Lanes<T, N> a) {
   using Native = typename Lanes<T, N>::native;
   [[maybe_unused]] constexpr bool kFloat = sizeof(T) == 4;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Native) == 64) {
+    if constexpr (kFloat) {
+      return (Native)_mm512_sqrt_ps((__m512)a.v);
+    } else {
+      return (Native)_mm512_sqrt_pd((__m512d)a.v);
+    }
+  }
+#endif
 #if defined(__AVX__)
   if constexpr (sizeof(Native) % 32 == 0) {
     if constexpr (kFloat) {

@@ -9,7 +9,7 @@
 
 namespace septet {
 
-enum class Dtype { float32, float64, float16, bfloat16, int64, other };
+enum class Dtype { float32, float64, float16, bfloat16, int64, uint8, other };
 
 inline const char* dtype_name(Dtype dtype) {
   switch (dtype) {
@@ -23,6 +23,8 @@ inline const char* dtype_name(Dtype dtype) {
       return "bfloat16";
     case Dtype::int64:
       return "int64";
+    case Dtype::uint8:
+      return "uint8";
     default:
       return "another dtype";
   }

@@ -55,8 +55,7 @@ HOST_DEVICE StepFlags step_flags(const StepArgs& args, const StepRow<T>& row) {
 }
 
 template <class T>
-void check_row(const char* op, const StepTensors& t, const T* columns) {
-  const StepRow<T> row = read_row(columns);
+void check_row(const char* op, const StepTensors& t, const StepRow<T>& row) {
   const int64_t slots = t.slots.present ? t.slots.size(0) : 0;
   require(row.noise_kind >= kNoNoise && row.noise_kind <= kLearnedRangeNoise, op, "table row ",
           t.row, " has an unknown noise kind ", row.noise_kind);
@@ -75,7 +74,9 @@ void check_row(const char* op, const StepTensors& t, const T* columns) {
   for (int slot : row.read_slots) check_slot(slot, kUnused);
 }
 
-inline void plan_table(const char* op, const StepTensors& t, StepArgs& args) {
+// `check` is called with the row of a table on the CPU; one on the device is not waited for.
+template <class Check>
+void plan_table(const char* op, const StepTensors& t, StepArgs& args, const Check& check) {
   const TensorView& table = t.table;
   require_dtype(op, "table", table, accumulator_dtype(t.sample.dtype));
   require(table.dim == 2 && table.size(1) == kTableColumns && is_contiguous(table), op,
@@ -102,7 +103,7 @@ inline void plan_table(const char* op, const StepTensors& t, StepArgs& args) {
   const bool wide = table.dtype == Dtype::float64;
   const double* doubles = static_cast<const double*>(table.data) + row * kTableColumns;
   const float* floats = static_cast<const float*>(table.data) + row * kTableColumns;
-  wide ? check_row(op, t, doubles) : check_row(op, t, floats);
+  wide ? check(read_row(doubles)) : check(read_row(floats));
   if (t.sample.device >= 0) {
     for (int i = 0; i < kTableColumns; ++i) args.inline_row[i] = wide ? doubles[i] : floats[i];
     args.table = nullptr;
@@ -167,7 +168,7 @@ inline StepArgs plan_step(const StepTensors& t) {
     require_device(op, "threshold", t.threshold, t.sample.device);
   }
   plan_mask(op, t, args);
-  plan_table(op, t, args);
+  plan_table(op, t, args, [&](const auto& row) { check_row(op, t, row); });
   args.philox =
       plan_philox(op, t.philox, t.sample, args.layout, t.philox_increment, t.philox_threads);
   args.prev = t.prev.data;

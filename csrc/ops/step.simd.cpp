@@ -1,16 +1,10 @@
-// The sampler step on the CPU, one tile at a time. Operands that already are arithmetic-type values
-// in memory order are read where they lie; the others are brought into that form tile by tile,
-// which costs little because a tile stays in the first-level cache.
-#include "ops/step.h"
-
-#include "launch/lanes.h"
+// The sampler step on the CPU, one tile at a time.
 #include "launch/philox_cpu.h"
+#include "ops/step_tile.h"
 
 namespace septet {
 SEPTET_ISA_BEGIN
 namespace {
-
-inline constexpr int64_t kTile = 256;
 
 // Where the operands of a tile begin. Copied into each loop, so that the compiler sees that no
 // store can change the pointers.
@@ -61,22 +55,21 @@ void run_tile(const StepRow<A>& shared_row, const Flags& shared_flags,
 }
 
 template <class T>
-class StepTile : private TileOperands<accumulator_t<T>> {
+class StepTile : private TileSource<T>, private TileOperands<accumulator_t<T>> {
   using A = accumulator_t<T>;
-  static constexpr bool kDirect = sizeof(T) == sizeof(A);
+  using Source = TileSource<T>;
+  using Source::args_, Source::count_, Source::direct_, Source::for_runs, Source::start_;
 
  public:
   StepTile(const StepArgs& args, int64_t row_index, const StepRow<A>& row)
-      : args_(args), row_index_(row_index), row_(row), flags_(step_flags(args, row)) {
+      : Source(args), row_index_(row_index), row_(row), flags_(step_flags(args, row)) {
     const StepFlags& f = flags_;
     plain_ = !(f.uncond || f.terms || f.base || f.save || f.write || f.threshold || f.original ||
                f.mu || f.learned || f.mask);
   }
 
   void run(int64_t start, int64_t count) {
-    start_ = start;
-    count_ = count;
-    direct_ = kDirect && count % Vector<A>::size == 0;
+    this->move_to(start, count);
     stage_inputs();
     stage_outputs();
     if (!plain_) {
@@ -111,35 +104,9 @@ class StepTile : private TileOperands<accumulator_t<T>> {
 
   T* slot_data(int k) const { return static_cast<T*>(args_.slots) + k * args_.layout.numel; }
 
-  const A* flat(const void* data, Buffer buffer) {
-    const T* source = static_cast<const T*>(data) + start_;
-    if constexpr (kDirect) {
-      if (direct_) return source;
-    }
-    convert_from(source, buffers_[buffer], count_);
-    return buffers_[buffer];
-  }
-
-  // Run by run out of a model output that also holds the variance; `shift` picks the half.
+  const A* flat(const void* data, Buffer buffer) { return Source::flat(data, buffers_[buffer]); }
   const A* strided(const void* data, int64_t shift, Buffer buffer) {
-    if (args_.output_block == args_.block) return flat(data, buffer);
-    const T* source = static_cast<const T*>(data);
-    for_runs(args_.block, [&](int64_t i, int64_t count, int64_t position) {
-      const int64_t place = position / args_.block * args_.output_block + position % args_.block;
-      convert_from(source + place + shift, buffers_[buffer] + i, count);
-    });
-    return buffers_[buffer];
-  }
-
-  // Calls fill(first, count, position) for the runs of the tile that end at multiples of `period`.
-  template <class F>
-  void for_runs(int64_t period, F fill) const {
-    for (int64_t i = 0; i < count_;) {
-      const int64_t left = period - (start_ + i) % period;
-      const int64_t count = left < count_ - i ? left : count_ - i;
-      fill(i, count, start_ + i);
-      i += count;
-    }
+    return Source::strided(data, shift, buffers_[buffer]);
   }
 
   const A* staged_mask() {
@@ -200,7 +167,7 @@ class StepTile : private TileOperands<accumulator_t<T>> {
   }
 
   A* output_place(void* data, Buffer buffer) {
-    if constexpr (kDirect) {
+    if constexpr (Source::kDirect) {
       if (direct_) return static_cast<T*>(data) + start_;
     }
     return buffers_[buffer];
@@ -222,12 +189,10 @@ class StepTile : private TileOperands<accumulator_t<T>> {
     if (flags_.write) flush(this->written_, slot_data(row_.write_slot));
   }
 
-  const StepArgs& args_;
   const int64_t row_index_;
   const StepRow<A> row_;
   const StepFlags flags_;
-  bool plain_ = false, direct_ = false;
-  int64_t start_ = 0, count_ = 0;
+  bool plain_ = false;
   alignas(64) A buffers_[kBuffers][kTile] = {};
 };
 

@@ -39,6 +39,8 @@ inline Dtype dtype_of(const Tensor& tensor) {
       return Dtype::bfloat16;
     case ScalarType::Long:
       return Dtype::int64;
+    case ScalarType::Byte:
+      return Dtype::uint8;
     default:
       return Dtype::other;
   }

@@ -17,6 +17,10 @@ ROWS = [
 ]
 
 
+# The rows that have a CUDA source.
+CUDA_ROWS = [row for row in ROWS if row.values[0].cuda]
+
+
 def _widened(value):
     if isinstance(value, torch.Tensor) and value.is_floating_point():
         return value.double()
@@ -46,7 +50,10 @@ def test_kernel_is_as_accurate_as_plain_torch(case, dtype):
     exact = _reference(case, {k: _widened(v) for k, v in case.inputs(dtype).items()})
     assert len(actual) == len(reference)
     for a, r, e in zip(actual, reference, exact, strict=True):
-        assert_as_accurate(a, r, e, case.single)
+        if a.is_floating_point():
+            assert_as_accurate(a, r, e, case.single)
+        else:
+            assert torch.equal(a, r)
 
 
 @pytest.mark.parametrize(("case", "dtype"), ROWS)
@@ -57,7 +64,7 @@ def test_numpy_gives_the_same_bits(case, dtype, host_ops, request):
         assert torch.equal(a.nan_to_num(7), b.nan_to_num(7))
 
 
-@pytest.mark.parametrize(("case", "dtype"), ROWS)
+@pytest.mark.parametrize(("case", "dtype"), CUDA_ROWS)
 def test_cuda_source_agrees_in_the_emulator(case, dtype, emulated_ops, monkeypatch):
     emulated = _call(case.face, case.inputs(dtype), case.changed)
     monkeypatch.undo()

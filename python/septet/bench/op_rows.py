@@ -58,6 +58,8 @@ ENLARGED = (
     Enlarged("step", "grad_tts_ode"),
     Enlarged("step", "grad_tts_sde"),
     Enlarged("step", "philox_per_sample"),
+    Enlarged("threshold_quantile", "usual", _HALF),
+    Enlarged("threshold_quantile", "variance_channels_last"),
     Enlarged("philox_normal", "one_stream", _HALF),
     Enlarged("philox_normal", "per_sample"),
     # as large as in the network of ddpm-cifar10, then as in one of 256x256 pixels

@@ -1,5 +1,6 @@
 """The Python faces of the compiled kernels; the only place that reaches ``torch.ops.septet``."""
 
+from septet.ops.mt19937 import mt19937_normal
 from septet.ops.noise import philox_normal, torch_cuda_offset, torch_cuda_threads
 from septet.ops.norm import group_norm_act
 from septet.ops.step import step
@@ -11,6 +12,7 @@ from septet.ops.table import (
     NoiseKind,
     StepRow,
 )
+from septet.ops.threshold import threshold_quantile
 
 __all__ = [
     "COLUMNS",
@@ -20,8 +22,10 @@ __all__ = [
     "NoiseKind",
     "StepRow",
     "group_norm_act",
+    "mt19937_normal",
     "philox_normal",
     "step",
+    "threshold_quantile",
     "torch_cuda_offset",
     "torch_cuda_threads",
 ]

@@ -14,5 +14,5 @@ def _nothing(*arguments: Any) -> None:
     """Compute no shapes."""
 
 
-for _name in ("step", "philox_normal", "group_norm_act"):
+for _name in ("step", "philox_normal", "mt19937_normal", "group_norm_act", "threshold_quantile"):
     torch.library.register_fake(f"septet::{_name}", _nothing)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from septet.ops import _library
-from septet.ops._dispatch import dense, like, run, wants_reference
+from septet.ops._dispatch import beside, dense, like, run, wants_reference
 
 
 @overload
@@ -126,13 +126,13 @@ def step(  # type: ignore[misc]  # the overloads abbreviate the options
     run(
         _library.ops().step.default,
         sample,
-        _beside(model_output, sample),
+        beside(model_output, sample),
         table,
         row,
         prev,
         original,
         slots,
-        _beside(uncond_output, sample),
+        beside(uncond_output, sample),
         counter,
         threshold,
         like(mu, sample),
@@ -143,12 +143,3 @@ def step(  # type: ignore[misc]  # the overloads abbreviate the options
         philox_threads,
     )
     return prev if original is None else (prev, original)
-
-
-def _beside(output: Tensor | None, sample: Tensor) -> Tensor | None:
-    """Bring a model output, which may have twice the channels, into the sample's layout."""
-    if output is None or output.stride() == sample.stride():
-        return output
-    if sample.is_contiguous():
-        return output.contiguous()
-    return output.contiguous(memory_format=torch.channels_last)

@@ -122,7 +122,7 @@ class StepTable:
         """Return the ``[B]`` bounds of dynamic thresholding, None where it is off."""
         if self.dynamic_threshold is None:
             return None
-        return self.dynamic_threshold(self.rows[row], sample, model_output, uncond_output)
+        return self.dynamic_threshold(self.on(sample), row, sample, model_output, uncond_output)
 
     def with_guidance(self, scale: float) -> StepTable:
         """Return the same table with another classifier-free guidance scale in every row."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from septet.ops.table import StepRow
+from septet import ops
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,8 @@ class DynamicThreshold:
 
     def __call__(
         self,
-        row: StepRow,
+        table: Tensor,
+        row: int,
         sample: Tensor,
         model_output: Tensor,
         uncond_output: Tensor | None = None,
@@ -32,20 +32,21 @@ class DynamicThreshold:
         """Return the bounds of one step.
 
         Args:
-            row: Its coefficients; the combination of stored outputs is not supported.
+            table: ``[rows, 24]``, as :func:`septet.ops.step` takes it.
+            row: The step's row; the combination of stored outputs is not supported.
             sample: ``[B, C, ...]``.
             model_output: ``[B, C, ...]`` or ``[B, 2C, ...]``.
             uncond_output: The unconditional output, of the same shape.
 
         Returns:
-            ``[B]``, float32, or float64 for a float64 sample.
+            ``[B]``, in the table's dtype.
         """
-        dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
-        channels = sample.shape[1]
-        output = model_output[:, :channels].to(dtype)
-        if uncond_output is not None:
-            output = torch.lerp(uncond_output[:, :channels].to(dtype), output, row.guidance_scale)
-        x0 = (row.x0_sample * sample.to(dtype) + row.x0_output * output) / row.x0_divisor
-        bound = torch.quantile(x0.flatten(1).abs(), self.ratio, dim=1)
-        # maximum comes last, as in torch.clamp, where a maximum below 1 wins
-        return bound.clamp(1.0, self.maximum)
+        return ops.threshold_quantile(
+            sample,
+            model_output,
+            table,
+            row,
+            ratio=self.ratio,
+            maximum=self.maximum,
+            uncond_output=uncond_output,
+        )

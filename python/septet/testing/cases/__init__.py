@@ -30,6 +30,7 @@ class OpCase:
         dtypes: The dtypes the case runs in.
         bitwise: The CUDA source gives the bits of the CPU kernel; sums are taken in another order
             there.
+        cuda: There is a CUDA source, which the emulator can run.
         single: The result has float32 precision even in float64, because noise has.
     """
 
@@ -46,6 +47,7 @@ class OpCase:
         torch.bfloat16,
     )
     bitwise: bool = True
+    cuda: bool = True
     single: bool = False
 
     @property
