@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from septet.ops import _library
+from septet.ops._buffers import empty_like
 from septet.ops._dispatch import dense, run, wants_reference
 
 #: Activations the kernel knows, by the number it takes.
@@ -64,7 +64,7 @@ def group_norm_act(
             mask=mask,
         )
     input = dense(input)
-    out = torch.empty_like(input)
+    out = empty_like(input)
     run(
         _library.ops().group_norm_act.default,
         input,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal, overload
 
-import torch
 from torch import Tensor
 
 from septet.ops import _library
+from septet.ops._buffers import empty_like
 from septet.ops._dispatch import beside, dense, like, run, wants_reference
 
 
@@ -121,8 +121,8 @@ def step(  # type: ignore[misc]  # the overloads abbreviate the options
         return (prev, x0) if pred_original_sample else prev
 
     sample = dense(sample)
-    prev = torch.empty_like(sample)
-    original = torch.empty_like(sample) if pred_original_sample else None
+    prev = empty_like(sample)
+    original = empty_like(sample) if pred_original_sample else None
     run(
         _library.ops().step.default,
         sample,

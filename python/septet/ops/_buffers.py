@@ -1,0 +1,75 @@
+"""Memory for large results on the CPU, used again once nobody holds it.
+
+The C library hands big blocks back to the system as soon as they are freed, so a result of a few
+megabytes costs a page fault for every 4 KiB: many times what a fused kernel takes to fill it. A
+sampling loop frees a sample in the very moment it needs memory for the next one. Here such memory
+is kept.
+
+A buffer is a numpy array; every tensor made of it holds a reference to it through its storage, and
+so does every view of such a tensor. A buffer without references is free. Nothing but reference
+counts decides that, so no result can ever be overwritten while somebody can still see it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Below this the C library keeps freed memory itself.
+_SMALLEST = 512 * 1024
+# What may lie around for reuse, and what one buffer may take of it.
+_CAPACITY = 256 * 1024 * 1024
+_LARGEST = _CAPACITY // 4
+_ALIGNMENT = 64
+
+_lock = threading.Lock()
+_buffers: list[NDArray[np.uint8]] = []
+
+
+def _references(buffers: list[NDArray[np.uint8]], index: int) -> int:
+    return sys.getrefcount(buffers[index])
+
+
+# What the count is when only the list holds a buffer; it differs between Python releases.
+_FREE = _references([np.empty(1, np.uint8)], 0)
+
+
+def empty_like(model: Tensor) -> Tensor:
+    """Return an uninitialised tensor of the shape, strides and dtype of a dense tensor."""
+    num_bytes = model.nbytes
+    if (
+        not _SMALLEST <= num_bytes <= _LARGEST
+        or type(model) is not Tensor
+        or model.device.type != "cpu"
+        or torch.compiler.is_compiling()
+    ):
+        return torch.empty_like(model)
+    storage = _storage(num_bytes)
+    return torch.empty(0, dtype=model.dtype).set_(storage, 0, model.shape, model.stride())
+
+
+def _storage(num_bytes: int) -> torch.UntypedStorage:
+    with _lock:
+        for index in range(len(_buffers)):
+            if _buffers[index].nbytes == num_bytes and _references(_buffers, index) == _FREE:
+                # the least recently used come first, and make room first
+                buffer = _buffers.pop(index)
+                break
+        else:
+            _make_room(num_bytes)
+            memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+            start = -memory.ctypes.data % _ALIGNMENT
+            buffer = memory[start : start + num_bytes]
+        _buffers.append(buffer)
+        return torch.from_numpy(buffer).untyped_storage()
+
+
+def _make_room(num_bytes: int) -> None:
+    """Forget buffers until another one fits; those in use live on without us."""
+    while _buffers and sum(buffer.nbytes for buffer in _buffers) + num_bytes > _CAPACITY:
+        _buffers.pop(0)
