@@ -43,6 +43,17 @@ struct TileOperands {
   HOST_DEVICE void store_prev(V v) { v.store(prev_ + at); }
 };
 
+template <bool kValue>
+struct Constant {
+  static constexpr bool value = kValue;
+};
+
+// Calls f with the flag as a constant.
+template <class F>
+HOST_DEVICE void with_constant(bool flag, F f) {
+  flag ? f(Constant<true>{}) : f(Constant<false>{});
+}
+
 template <class A, class Flags>
 void run_tile(const StepRow<A>& shared_row, const Flags& shared_flags,
               const TileOperands<A>& operands, int64_t count) {
@@ -64,22 +75,28 @@ class StepTile : private TileSource<T>, private TileOperands<accumulator_t<T>> {
   StepTile(const StepArgs& args, int64_t row_index, const StepRow<A>& row)
       : Source(args), row_index_(row_index), row_(row), flags_(step_flags(args, row)) {
     const StepFlags& f = flags_;
-    plain_ = !(f.uncond || f.terms || f.base || f.save || f.write || f.threshold || f.original ||
-               f.mu || f.learned || f.mask);
+    const bool rare = f.uncond || f.base || f.save || f.threshold || f.mu || f.learned || f.mask;
+    plain_ = !rare && !f.terms && !f.write;
+    history_ = !rare && f.terms && f.write && !f.x0 && !f.original && !f.noise;
   }
 
   void run(int64_t start, int64_t count) {
     this->move_to(start, count);
     stage_inputs();
     stage_outputs();
-    if (!plain_) {
-      run_tile<A>(row_, flags_, *this, count);
-    } else if (flags_.x0) {
-      flags_.noise ? run_tile<A>(row_, PlainStepFlags<true, true>{}, *this, count)
-                   : run_tile<A>(row_, PlainStepFlags<true, false>{}, *this, count);
+    if (history_) {
+      run_tile<A>(row_, FixedStepFlags<false, false, false, true>{}, *this, count);
+    } else if (plain_) {
+      with_constant(flags_.x0, [&](auto x0) {
+        with_constant(flags_.noise, [&](auto noise) {
+          with_constant(flags_.original, [&](auto original) {
+            using Flags = FixedStepFlags<x0.value, noise.value, original.value, false>;
+            run_tile<A>(row_, Flags{}, *this, count);
+          });
+        });
+      });
     } else {
-      flags_.noise ? run_tile<A>(row_, PlainStepFlags<false, true>{}, *this, count)
-                   : run_tile<A>(row_, PlainStepFlags<false, false>{}, *this, count);
+      run_tile<A>(row_, flags_, *this, count);
     }
     if (!direct_) flush_outputs();
   }
@@ -192,7 +209,7 @@ class StepTile : private TileSource<T>, private TileOperands<accumulator_t<T>> {
   const int64_t row_index_;
   const StepRow<A> row_;
   const StepFlags flags_;
-  bool plain_ = false;
+  bool plain_ = false, history_ = false;
   alignas(64) A buffers_[kBuffers][kTile] = {};
 };
 

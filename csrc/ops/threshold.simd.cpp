@@ -77,7 +77,7 @@ class OriginalTile : private TileSource<T> {
     if (flags_.uncond || flags_.terms) {
       estimate(flags_, operands);
     } else {
-      estimate(PlainStepFlags<true, false>{}, operands);
+      estimate(FixedStepFlags<true, false, false, false>{}, operands);
     }
     for (int64_t i = 0; i < kTile; ++i) bits_[i] = magnitude_bits(x0_[i]);
     return bits_;
