@@ -19,15 +19,6 @@ inline uint64_t philox_offset(const PhiloxArgs& args, int64_t stream, int64_t ro
   return static_cast<uint64_t>(args.pairs[2 * stream + 1] + row * args.increment);
 }
 
-// The index that torch's contiguous order gives the element at a position in memory.
-inline int64_t logical_index(const Layout& layout, int64_t position) {
-  if (!layout.channels_last) return position;
-  const int64_t sample = position / layout.per_sample;
-  const int64_t rest = position % layout.per_sample;
-  return sample * layout.per_sample + rest % layout.channels * layout.spatial +
-         rest / layout.channels;
-}
-
 // Per-sample layout, logical order: elements [begin, end) of one stream, whole blocks at a time.
 inline void normal_blocks(uint64_t seed, uint64_t offset, int64_t begin, int64_t end, float* out) {
   constexpr int kBatch = 4 * kLanes;

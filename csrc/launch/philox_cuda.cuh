@@ -20,14 +20,6 @@ struct CurandMath {
   }
 };
 
-__device__ __forceinline__ std::int64_t logical_index(const Layout& layout, std::int64_t position) {
-  if (!layout.channels_last) return position;
-  const std::int64_t sample = position / layout.per_sample;
-  const std::int64_t rest = position % layout.per_sample;
-  return sample * layout.per_sample + rest % layout.channels * layout.spatial +
-         rest / layout.channels;
-}
-
 template <class Math>
 __device__ __forceinline__ float pick_normal(const PhiloxBlock<std::uint32_t>& block,
                                              std::uint32_t component) {

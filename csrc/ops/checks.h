@@ -157,4 +157,17 @@ inline void require_like(const char* op, const char* name, const TensorView& vie
           name, " must have the memory layout of sample");
 }
 
+// [B, 1, spatial...] beside a [B, C, spatial...] `model` of that name.
+inline void require_mask(const char* op, const TensorView& mask, const char* model_name,
+                         const TensorView& model) {
+  bool fits = mask.dim == model.dim && model.dim > 1;
+  for (int64_t i = 0; fits && i < model.dim; ++i) {
+    fits = mask.size(i) == (i == 1 ? 1 : model.size(i));
+  }
+  require(fits && is_contiguous(mask), op, "mask must be contiguous, of the shape of ", model_name,
+          " with one channel, got ", shape_text(mask), " and ", shape_text(model));
+  require_dtype(op, "mask", mask, model.dtype);
+  require_device(op, "mask", mask, model.device);
+}
+
 }  // namespace septet

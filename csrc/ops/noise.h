@@ -1,6 +1,7 @@
 // Philox noise: what an op needs to know to draw it, and the checks on it.
 #pragma once
 
+#include "functors/host_device.h"
 #include "launch/isa.h"
 #include "ops/checks.h"
 
@@ -18,6 +19,15 @@ struct PhiloxArgs {
   int64_t increment = 0;   // the offset used is offset + row * increment
   Layout layout;
 };
+
+// The index that torch's contiguous order gives the element at a position in memory.
+HOST_DEVICE int64_t logical_index(const Layout& layout, int64_t position) {
+  if (!layout.channels_last) return position;
+  const int64_t sample = position / layout.per_sample;
+  const int64_t rest = position % layout.per_sample;
+  return sample * layout.per_sample + rest % layout.channels * layout.spatial +
+         rest / layout.channels;
+}
 
 inline PhiloxArgs plan_philox(const char* op, const TensorView& philox, const TensorView& sample,
                               const Layout& layout, int64_t increment, int64_t threads) {

@@ -74,17 +74,7 @@ inline NormArgs plan_norm(const NormTensors& t) {
   require_per_channel(op, "weight", t.weight, t.input);
   require_per_channel(op, "bias", t.bias, t.input);
   plan_scale_shift(op, t, args);
-  if (t.mask.present) {
-    bool fits = t.mask.dim == t.input.dim;
-    for (int64_t i = 0; fits && i < t.input.dim; ++i) {
-      fits = t.mask.size(i) == (i == 1 ? 1 : t.input.size(i));
-    }
-    require(fits && is_contiguous(t.mask), op,
-            "mask must be contiguous, of the shape of input with one channel, got ",
-            shape_text(t.mask), " and ", shape_text(t.input));
-    require_dtype(op, "mask", t.mask, t.input.dtype);
-    require_device(op, "mask", t.mask, t.input.device);
-  }
+  if (t.mask.present) require_mask(op, t.mask, "input", t.input);
   args.input = t.input.data;
   args.weight = t.weight.data;
   args.bias = t.bias.data;

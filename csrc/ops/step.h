@@ -121,20 +121,6 @@ inline void plan_outputs(const char* op, const StepTensors& t, StepArgs& args) {
   args.uncond = t.uncond.data;
 }
 
-inline void plan_mask(const char* op, const StepTensors& t, StepArgs& args) {
-  if (!t.mask.present) return;
-  bool fits = t.mask.dim == t.sample.dim && t.sample.dim > 1;
-  for (int64_t i = 0; fits && i < t.sample.dim; ++i) {
-    fits = t.mask.size(i) == (i == 1 ? 1 : t.sample.size(i));
-  }
-  require(fits && is_contiguous(t.mask), op,
-          "mask must be contiguous, of the shape of sample with one channel, got ",
-          shape_text(t.mask), " and ", shape_text(t.sample));
-  require_dtype(op, "mask", t.mask, t.sample.dtype);
-  require_device(op, "mask", t.mask, t.sample.device);
-  args.mask = t.mask.data;
-}
-
 // Checks everything and lays it out for the kernels; throws std::invalid_argument.
 inline StepArgs plan_step(const StepTensors& t) {
   const char* op = "step";
@@ -167,7 +153,7 @@ inline StepArgs plan_step(const StepTensors& t) {
     require_dtype(op, "threshold", t.threshold, accumulator_dtype(t.sample.dtype));
     require_device(op, "threshold", t.threshold, t.sample.device);
   }
-  plan_mask(op, t, args);
+  if (t.mask.present) require_mask(op, t.mask, "sample", t.sample);
   plan_table(op, t, args, [&](const auto& row) { check_row(op, t, row); });
   args.philox =
       plan_philox(op, t.philox, t.sample, args.layout, t.philox_increment, t.philox_threads);
@@ -176,6 +162,7 @@ inline StepArgs plan_step(const StepTensors& t) {
   args.slots = t.slots.data;
   args.threshold = t.threshold.data;
   args.mu = t.mu.data;
+  args.mask = t.mask.data;
   args.noise = t.noise.data;
   return args;
 }

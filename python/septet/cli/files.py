@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+from septet.checkpoints.files import write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,9 +41,4 @@ def grid(pixels: Pixels, scale: int = 1) -> Pixels:
 def save_png(image: Image, path: Path) -> None:
     """Write a picture; the folder is made, and the file appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        image.save(temporary, format="PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, lambda temporary: image.save(temporary, format="PNG"))

@@ -45,18 +45,9 @@ def dense(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def like(tensor: torch.Tensor | None, model: torch.Tensor) -> torch.Tensor | None:
-    """Return the tensor in the memory layout of ``model`` (same shape: same strides)."""
+    """Return the tensor in the memory layout of ``model``; it may have twice the channels."""
     if tensor is None or tensor.stride() == model.stride():
         return tensor
     if model.is_contiguous():
         return tensor.contiguous()
     return tensor.contiguous(memory_format=torch.channels_last)
-
-
-def beside(output: torch.Tensor | None, sample: torch.Tensor) -> torch.Tensor | None:
-    """Bring a model output, which may have twice the channels, into the sample's layout."""
-    if output is None or output.stride() == sample.stride():
-        return output
-    if sample.is_contiguous():
-        return output.contiguous()
-    return output.contiguous(memory_format=torch.channels_last)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from septet.ops import _library
 from septet.ops._buffers import empty_like
-from septet.ops._dispatch import beside, dense, like, run, wants_reference
+from septet.ops._dispatch import dense, like, run, wants_reference
 
 
 @overload
@@ -126,13 +126,13 @@ def step(  # type: ignore[misc]  # the overloads abbreviate the options
     run(
         _library.ops().step.default,
         sample,
-        beside(model_output, sample),
+        like(model_output, sample),
         table,
         row,
         prev,
         original,
         slots,
-        beside(uncond_output, sample),
+        like(uncond_output, sample),
         counter,
         threshold,
         like(mu, sample),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from septet.ops import _library
-from septet.ops._dispatch import beside, dense, run, wants_reference
+from septet.ops._dispatch import dense, like, run, wants_reference
 
 
 def threshold_quantile(
@@ -59,10 +59,10 @@ def threshold_quantile(
     run(
         _library.ops().threshold_quantile.default,
         sample,
-        beside(model_output, sample),
+        like(model_output, sample),
         table,
         row,
-        beside(uncond_output, sample),
+        like(uncond_output, sample),
         ratio,
         maximum,
         out,
