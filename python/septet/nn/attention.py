@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
 from torch import nn
 
 from septet.nn.norm import GroupNormAct
+from septet.ops import attention
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,10 +50,9 @@ class SpatialAttention(nn.Module):
         hidden = sample if self.group_norm is None else self.group_norm(sample)
         hidden = hidden.flatten(2).transpose(1, 2)  # [B, H * W, C]
         query, key, value = (
-            layer(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            layer(hidden).unflatten(-1, (self.heads, -1))
             for layer in (self.to_q, self.to_k, self.to_v)
         )
-        hidden = F.scaled_dot_product_attention(query, key, value)
-        hidden = self.to_out[0](hidden.transpose(1, 2).flatten(2))
+        hidden = self.to_out[0](attention(query, key, value).flatten(2))
         total: Tensor = sample + hidden.transpose(1, 2).reshape(sample.shape)
         return total if self.output_scale_factor == 1 else total / self.output_scale_factor
