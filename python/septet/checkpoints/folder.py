@@ -28,6 +28,15 @@ INDEX_NAME = "model_index.json"
 PIPELINE_CLASSES = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline")
 MODEL_CLASSES = ("UNet2DModel",)
 SCHEDULER_CLASSES = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
+TOKENIZER_CLASSES: tuple[str, ...] = ()
+#: Taken from the package transformers.
+TRANSFORMERS_CLASSES = (
+    "BertTokenizer",
+    "BertTokenizerFast",
+    "CLIPTextModel",
+    "CLIPTokenizer",
+    "CLIPTokenizerFast",
+)
 
 
 @dataclass(frozen=True)
@@ -118,16 +127,18 @@ class CheckpointFolder:
 
 
 def write_index(
-    folder: str | os.PathLike[str], class_name: str, components: Mapping[str, tuple[str, str]]
+    folder: str | os.PathLike[str],
+    class_name: str,
+    components: Mapping[str, tuple[str, str] | None],
 ) -> None:
     """Write the index file of a checkpoint folder.
 
     Args:
         folder: An existing folder.
         class_name: The pipeline class.
-        components: Library and class name by component name.
+        components: Library and class name by component name, None for an absent component.
     """
-    entries = {name: list(component) for name, component in components.items()}
+    entries = {name: list(part or (None, None)) for name, part in components.items()}
     write_json(Path(folder) / INDEX_NAME, {"_class_name": class_name, **entries})
 
 
@@ -136,7 +147,7 @@ def _component(root: Path, name: str, entry: list[Any]) -> Component:
     if len(entry) != 2 or not all(isinstance(part, str) for part in entry):
         raise CheckpointError(f"{where} must be [library, class], got {brief(entry)}")
     library, class_name = entry
-    classes = (*MODEL_CLASSES, *SCHEDULER_CLASSES)
+    classes = (*MODEL_CLASSES, *SCHEDULER_CLASSES, *TOKENIZER_CLASSES, *TRANSFORMERS_CLASSES)
     known = _known(class_name, classes, {**MODEL_ALIASES, **SCHEDULER_ALIASES}, where)
     path = inside(root, name)
     try:

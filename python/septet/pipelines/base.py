@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from septet.checkpoints import CheckpointFolder, HubOptions, locate, write_index
+from septet.checkpoints.folder import TRANSFORMERS_CLASSES
 from septet.checkpoints.hub import pipeline_files
 from septet.pipelines.loading import Dtypes, check_names, dtype_by_component, load_component
 from septet.pipelines.registry import find_class
@@ -40,6 +41,8 @@ class DiffusionPipeline:
 
     #: Names of the constructor arguments.
     component_names: ClassVar[tuple[str, ...]] = ()
+    #: Those of them that may be None.
+    optional_components: ClassVar[frozenset[str]] = frozenset()
     _callback_tensor_inputs: ClassVar[tuple[str, ...]] = (
         "latents",
         "sample",
@@ -151,7 +154,11 @@ class DiffusionPipeline:
         check_names(components, names, chosen.__name__)
         dtypes = dtype_by_component(names, dtype, torch_dtype)
         for name in names:
-            if name not in components:
+            if name in components:
+                continue
+            if name in chosen.optional_components and name not in opened.components:
+                components[name] = None
+            else:
                 components[name] = load_component(
                     opened,
                     opened.component(name),
@@ -172,14 +179,17 @@ class DiffusionPipeline:
             variant: Goes into the names of the weights files.
         """
         path = Path(folder)
+        entries: dict[str, tuple[str, str] | None] = {}
         for name, component in self.components.items():
+            if component is None:
+                entries[name] = None
+                continue
             options = {"variant": variant} if isinstance(component, nn.Module) else {}
             component.save_pretrained(path / name, **options)
+            class_name = type(component).__name__
+            library = "transformers" if class_name in TRANSFORMERS_CLASSES else "diffusers"
+            entries[name] = (library, class_name)
         # last, so that a folder with an index is complete
-        entries = {
-            name: ("diffusers", type(component).__name__)
-            for name, component in self.components.items()
-        }
         write_index(path, type(self).__name__, entries)
 
     # -- runs -----------------------------------------------------------------------------------

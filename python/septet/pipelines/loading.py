@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
 import torch
-from torch import nn
 
 from septet.checkpoints import CheckpointFolder, Component, file_inside, read_json
+from septet.checkpoints.folder import SCHEDULER_CLASSES, TOKENIZER_CLASSES, TRANSFORMERS_CLASSES
 from septet.errors import CheckpointError
 from septet.models import UNet2DModel
 from septet.pipelines.registry import find_class
@@ -74,14 +74,50 @@ def load_component(folder: CheckpointFolder, entry: Component, **options: Any) -
         ValueError: If an option makes no sense.
     """
     component_class: Any = find_class(entry.class_name)
-    if issubclass(component_class, nn.Module):
-        return component_class.from_pretrained(folder.path, subfolder=entry.subfolder, **options)
+    if entry.class_name in SCHEDULER_CLASSES:
+        return _load_scheduler(component_class, folder, entry)
+    if entry.class_name in TRANSFORMERS_CLASSES:
+        return _load_transformers(component_class, entry, **options)
+    if entry.class_name in TOKENIZER_CLASSES:
+        options = {}
+    return component_class.from_pretrained(folder.path, subfolder=entry.subfolder, **options)
+
+
+def _load_scheduler(scheduler_class: Any, folder: CheckpointFolder, entry: Component) -> Any:
     path = file_inside(folder.path, entry.subfolder, _SCHEDULER_CONFIG)
     config = read_json(path)
     try:
-        return component_class.from_config(config)
+        return scheduler_class.from_config(config)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def _load_transformers(
+    part_class: Any,
+    entry: Component,
+    *,
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
+    use_safetensors: bool | None = None,
+) -> Any:
+    """Let transformers read its own component: without network, and without code of the folder's.
+
+    It reads pickled weights with ``weights_only=True``, as we do.
+    """
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    if "Tokenizer" not in entry.class_name:
+        options |= {
+            "dtype": dtype or torch.float32,
+            "variant": variant,
+            "use_safetensors": use_safetensors,
+        }
+    try:
+        part = part_class.from_pretrained(str(entry.path), **options)
+    except Exception as error:  # tokenizers raise bare exceptions of their own
+        raise CheckpointError(
+            f"{entry.path}: transformers cannot read a {entry.class_name}: {error}"
+        ) from error
+    return part if "Tokenizer" in entry.class_name else part.eval().requires_grad_(False)
 
 
 def unconditional_components(

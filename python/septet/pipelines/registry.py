@@ -9,13 +9,21 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from septet.checkpoints.folder import MODEL_CLASSES, PIPELINE_CLASSES, SCHEDULER_CLASSES
+from septet.checkpoints.folder import (
+    MODEL_CLASSES,
+    PIPELINE_CLASSES,
+    SCHEDULER_CLASSES,
+    TOKENIZER_CLASSES,
+    TRANSFORMERS_CLASSES,
+)
 from septet.errors import CheckpointError
 
 _MODULES = {
     "septet.pipelines": PIPELINE_CLASSES,
     "septet.models": MODEL_CLASSES,
     "septet.schedulers": SCHEDULER_CLASSES,
+    "septet.text": TOKENIZER_CLASSES,
+    "transformers": TRANSFORMERS_CLASSES,
 }
 
 

@@ -1,0 +1,1 @@
+"""Sound: mel spectrograms and WAV files."""
