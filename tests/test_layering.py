@@ -23,7 +23,7 @@ ARROWS = {
     "nn": {"ops"},
     "text": {"checkpoints"},
     "audio": {"ops"},
-    "models": {"nn", "ops", "checkpoints"},
+    "models": {"nn", "ops", "random", "checkpoints"},
     "schedulers": {"ops", "random", "checkpoints"},
     "checkpoints": set(),
     "sampling": {"ops", "random", "schedulers.table"},

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from septet.backend import use_backend
     from septet.errors import CheckpointError, LibraryError
-    from septet.models import UNet2DModel
+    from septet.models import AutoencoderKL, UNet2DModel
     from septet.pipelines import (
         DDIMPipeline,
         DDPMPipeline,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "AutoencoderKL": "septet.models",
     "CheckpointError": "septet.errors",
     "DDIMPipeline": "septet.pipelines",
     "DDIMScheduler": "septet.schedulers",
@@ -53,6 +54,7 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "AutoencoderKL",
     "CheckpointError",
     "DDIMPipeline",
     "DDIMScheduler",

@@ -1,11 +1,20 @@
 """The networks, with the state-dict and configuration keys of the published checkpoints."""
 
+from septet.models.autoencoder import DecoderOutput
+from septet.models.autoencoder_config import AutoencoderKLConfig, VQConfig
+from septet.models.autoencoder_kl import AutoencoderKL, AutoencoderKLOutput
 from septet.models.base import PretrainedModel
 from septet.models.config import FrozenConfig, ModelConfig
+from septet.models.gaussian import DiagonalGaussianDistribution
 from septet.models.unet_2d import PreparedUNet2D, UNet2DModel, UNet2DOutput
 from septet.models.unet_2d_config import UNet2DConfig
 
 __all__ = [
+    "AutoencoderKL",
+    "AutoencoderKLConfig",
+    "AutoencoderKLOutput",
+    "DecoderOutput",
+    "DiagonalGaussianDistribution",
     "FrozenConfig",
     "ModelConfig",
     "PreparedUNet2D",
@@ -13,4 +22,5 @@ __all__ = [
     "UNet2DConfig",
     "UNet2DModel",
     "UNet2DOutput",
+    "VQConfig",
 ]

@@ -2,8 +2,9 @@
 
 from septet.nn.activation import ACTIVATIONS, activation
 from septet.nn.attention import SpatialAttention
+from septet.nn.autoencoder import AutoencoderBlock2D, Decoder, Encoder
 from septet.nn.blocks import DownBlock2D, MidBlock2D, UpBlock2D
-from septet.nn.conv import Conv2d
+from septet.nn.conv import Conv2d, channels_last_on_cpu
 from septet.nn.embedding import TimestepEmbedding, sinusoidal_embedding
 from septet.nn.norm import GroupNormAct
 from septet.nn.resample import Downsample2D, Upsample2D
@@ -11,9 +12,12 @@ from septet.nn.resnet import ResnetBlock2D, ResnetOptions
 
 __all__ = [
     "ACTIVATIONS",
+    "AutoencoderBlock2D",
     "Conv2d",
+    "Decoder",
     "DownBlock2D",
     "Downsample2D",
+    "Encoder",
     "GroupNormAct",
     "MidBlock2D",
     "ResnetBlock2D",
@@ -23,5 +27,6 @@ __all__ = [
     "UpBlock2D",
     "Upsample2D",
     "activation",
+    "channels_last_on_cpu",
     "sinusoidal_embedding",
 ]

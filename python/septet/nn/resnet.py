@@ -20,7 +20,8 @@ class ResnetOptions:
     """What all residual blocks of one network have in common.
 
     Attributes:
-        temb_channels: Width of the time embedding.
+        temb_channels: Width of the time embedding; None for blocks that know no time, those of
+            autoencoders.
         groups: Groups of the normalisations.
         eps: Epsilon of the normalisations.
         act_fn: Name of the activation.
@@ -29,7 +30,7 @@ class ResnetOptions:
         output_scale_factor: The sum of branch and shortcut is divided by it.
     """
 
-    temb_channels: int
+    temb_channels: int | None
     groups: int
     eps: float
     act_fn: str
@@ -63,21 +64,22 @@ class ResnetBlock2D(nn.Module):
         self.time_channels = 2 * out_channels if options.scale_shift else out_channels
         self.norm1 = GroupNormAct(options.groups, in_channels, options.eps, options.act_fn)
         self.conv1 = Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
-        self.time_emb_proj = nn.Linear(options.temb_channels, self.time_channels)
+        if options.temb_channels is not None:
+            self.time_emb_proj = nn.Linear(options.temb_channels, self.time_channels)
         self.norm2 = GroupNormAct(options.groups, out_channels, options.eps, options.act_fn)
         self.conv2 = Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
         self.conv_shortcut: Conv2d | None = None
         if in_channels != out_channels:
             self.conv_shortcut = Conv2d(in_channels, out_channels, kernel_size=1)
 
-    def forward(self, sample: Tensor, time: Tensor) -> Tensor:
+    def forward(self, sample: Tensor, time: Tensor | None = None) -> Tensor:
         """Run the block.
 
         Args:
             sample: ``[B, in_channels, H, W]``.
             time: ``[B or 1, time_channels]``, the output of ``time_emb_proj`` on the activated
-                time embedding. It is an argument because it does not depend on the sample: a
-                sampling loop computes it once for all steps.
+                time embedding; None without one. It is an argument because it does not depend on
+                the sample: a sampling loop computes it once for all steps.
 
         Returns:
             ``[B, out_channels, H', W']``.
@@ -85,10 +87,9 @@ class ResnetBlock2D(nn.Module):
         hidden = self.norm1(sample)
         if self.resample is not None:
             hidden, sample = self._resample(hidden), self._resample(sample)
-        if self.scale_shift:
-            hidden = self.norm2(self.conv1(hidden), time)
-        else:
-            hidden = self.norm2(self.conv1(hidden, shift=time))
+        # One name, so that each tensor is freed as soon as the next one is there.
+        hidden = self.conv1(hidden, shift=None if self.scale_shift else time)
+        hidden = self.norm2(hidden, time if self.scale_shift else None)
         if self.conv_shortcut is not None:
             sample = self.conv_shortcut(sample)
         total: Tensor = self.conv2(hidden, residual=sample)
