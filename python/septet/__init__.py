@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from septet.backend import use_backend
     from septet.errors import CheckpointError, LibraryError
-    from septet.models import AutoencoderKL, UNet2DModel
+    from septet.models import AutoencoderKL, UNet2DModel, VQModel
     from septet.pipelines import (
         DDIMPipeline,
         DDPMPipeline,
@@ -49,6 +49,7 @@ _EXPORTS = {
     "SchedulerOutput": "septet.schedulers",
     "StepTable": "septet.schedulers",
     "UNet2DModel": "septet.models",
+    "VQModel": "septet.models",
     "randn_tensor": "septet.random",
     "use_backend": "septet.backend",
 }
@@ -70,6 +71,7 @@ __all__ = [
     "SchedulerOutput",
     "StepTable",
     "UNet2DModel",
+    "VQModel",
     "randn_tensor",
     "use_backend",
 ]

@@ -8,6 +8,7 @@ from septet.models.config import FrozenConfig, ModelConfig
 from septet.models.gaussian import DiagonalGaussianDistribution
 from septet.models.unet_2d import PreparedUNet2D, UNet2DModel, UNet2DOutput
 from septet.models.unet_2d_config import UNet2DConfig
+from septet.models.vq_model import VQEncoderOutput, VQModel
 
 __all__ = [
     "AutoencoderKL",
@@ -23,4 +24,6 @@ __all__ = [
     "UNet2DModel",
     "UNet2DOutput",
     "VQConfig",
+    "VQEncoderOutput",
+    "VQModel",
 ]

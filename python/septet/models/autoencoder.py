@@ -35,38 +35,16 @@ class DecoderOutput:
 
 
 class Autoencoder(PretrainedModel):
-    """An encoder, a decoder, and the option to do a batch one by one.
+    """The checks of images, and the option to do a batch one by one.
 
     Args:
         settings: The checked configuration.
-        encoded_channels: Channels of what the encoder returns.
     """
 
-    def __init__(self, settings: AutoencoderConfig, encoded_channels: int) -> None:
+    def __init__(self, settings: AutoencoderConfig) -> None:
         super().__init__(settings)
         self._downsampling = settings.downsampling
         self._in_channels = settings.in_channels
-        options = ResnetOptions(
-            temb_channels=None, groups=settings.norm_num_groups, eps=_EPS, act_fn=settings.act_fn
-        )
-        self.encoder = Encoder(
-            settings.in_channels,
-            encoded_channels,
-            settings.block_out_channels,
-            [kind.startswith("Attn") for kind in settings.down_block_types],
-            options,
-            num_layers=settings.layers_per_block,
-            mid_attends=settings.mid_block_add_attention,
-        )
-        self.decoder = Decoder(
-            settings.latent_channels,
-            settings.out_channels,
-            settings.block_out_channels,
-            [kind.startswith("Attn") for kind in settings.up_block_types],
-            options,
-            num_layers=settings.layers_per_block + 1,
-            mid_attends=settings.mid_block_add_attention,
-        )
         self.use_slicing = False
 
     def enable_slicing(self) -> None:
@@ -99,6 +77,38 @@ class Autoencoder(PretrainedModel):
             raise ValueError(
                 f"sample must have at least {least} x {least} pixels, got {list(sample.shape)}"
             )
+
+
+def make_encoder(settings: AutoencoderConfig, out_channels: int) -> Encoder:
+    """Make the encoder of an autoencoder; ``out_channels`` are those of what it returns."""
+    return Encoder(
+        settings.in_channels,
+        out_channels,
+        settings.block_out_channels,
+        [kind.startswith("Attn") for kind in settings.down_block_types],
+        _resnet_options(settings),
+        num_layers=settings.layers_per_block,
+        mid_attends=settings.mid_block_add_attention,
+    )
+
+
+def make_decoder(settings: AutoencoderConfig) -> Decoder:
+    """Make the decoder of an autoencoder."""
+    return Decoder(
+        settings.latent_channels,
+        settings.out_channels,
+        settings.block_out_channels,
+        [kind.startswith("Attn") for kind in settings.up_block_types],
+        _resnet_options(settings),
+        num_layers=settings.layers_per_block + 1,
+        mid_attends=settings.mid_block_add_attention,
+    )
+
+
+def _resnet_options(settings: AutoencoderConfig) -> ResnetOptions:
+    return ResnetOptions(
+        temb_channels=None, groups=settings.norm_num_groups, eps=_EPS, act_fn=settings.act_fn
+    )
 
 
 def check_latents(latents: Tensor, channels: int) -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from septet.models.autoencoder import Autoencoder, DecoderOutput, check_latents
+from septet.models.autoencoder import (
+    Autoencoder,
+    DecoderOutput,
+    check_latents,
+    make_decoder,
+    make_encoder,
+)
 from septet.models.autoencoder_config import AutoencoderKLConfig
 from septet.models.gaussian import DiagonalGaussianDistribution
 from septet.models.tiling import Tiling
@@ -53,7 +59,9 @@ class AutoencoderKL(Autoencoder):
     def __init__(self, **config: Any) -> None:
         settings = AutoencoderKLConfig.from_dict(config)
         channels = settings.latent_channels
-        super().__init__(settings, 2 * channels)
+        super().__init__(settings)
+        self.encoder = make_encoder(settings, 2 * channels)
+        self.decoder = make_decoder(settings)
         self.quant_conv = (
             Conv2d(2 * channels, 2 * channels, kernel_size=1) if settings.use_quant_conv else None
         )

@@ -7,6 +7,7 @@ from septet.nn.blocks import DownBlock2D, MidBlock2D, UpBlock2D
 from septet.nn.conv import Conv2d, channels_last_on_cpu
 from septet.nn.embedding import TimestepEmbedding, sinusoidal_embedding
 from septet.nn.norm import GroupNormAct
+from septet.nn.quantize import VectorQuantizer
 from septet.nn.resample import Downsample2D, Upsample2D
 from septet.nn.resnet import ResnetBlock2D, ResnetOptions
 
@@ -26,6 +27,7 @@ __all__ = [
     "TimestepEmbedding",
     "UpBlock2D",
     "Upsample2D",
+    "VectorQuantizer",
     "activation",
     "channels_last_on_cpu",
     "sinusoidal_embedding",

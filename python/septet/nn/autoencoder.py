@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import zip_longest
+from itertools import repeat, zip_longest
 from typing import TYPE_CHECKING, Literal
 
 from torch import nn
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
+
+# Where a UNet's blocks take their time embeddings from; it never ends.
+_NO_TIMES = repeat(None)
 
 
 class AutoencoderBlock2D(nn.Module):
@@ -122,7 +125,7 @@ class Encoder(nn.Module):
         sample = self.conv_in(sample)
         for block in self.down_blocks:
             sample = block(sample)
-        sample = self.mid_block(sample)
+        sample = self.mid_block(sample, _NO_TIMES)
         # One name, so that each tensor is freed as soon as the next one is there.
         sample = self.conv_norm_out(sample)
         encoded: Tensor = self.conv_out(sample)
@@ -177,7 +180,7 @@ class Decoder(nn.Module):
 
         There are n + 1 levels.
         """
-        sample = self.mid_block(self.conv_in(latents))
+        sample = self.mid_block(self.conv_in(latents), _NO_TIMES)
         for block in self.up_blocks:
             sample = block(sample)
         sample = self.conv_norm_out(sample)

@@ -6,7 +6,7 @@ residual blocks, in the order in which it runs them: the order of its ``resnet_b
 
 from __future__ import annotations
 
-from itertools import repeat, zip_longest
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -131,12 +131,8 @@ class MidBlock2D(nn.Module):
         """List the residual blocks in the order in which they run."""
         return _resnet_blocks(self.resnets)
 
-    def forward(self, sample: Tensor, times: Iterator[Tensor | None] | None = None) -> Tensor:
-        """Map ``[B, channels, H, W]`` to the same shape; ``times`` as in the other blocks, or None.
-
-        None is for networks whose residual blocks know no time.
-        """
-        times = repeat(None) if times is None else times
+    def forward(self, sample: Tensor, times: Iterator[Tensor]) -> Tensor:
+        """Map ``[B, channels, H, W]`` to the same shape; ``times`` as in the other blocks."""
         first, second = self.resnets
         sample = first(sample, next(times))
         for attention in self.attentions:
