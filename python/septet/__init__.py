@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from septet.backend import use_backend
     from septet.errors import CheckpointError, LibraryError
-    from septet.models import AutoencoderKL, UNet2DModel, VQModel
+    from septet.models import AutoencoderKL, LDMBertModel, UNet2DModel, VQModel
     from septet.pipelines import (
         DDIMPipeline,
         DDPMPipeline,
@@ -41,6 +41,7 @@ _EXPORTS = {
     "DDPMScheduler": "septet.schedulers",
     "DiffusionPipeline": "septet.pipelines",
     "ImagePipelineOutput": "septet.pipelines",
+    "LDMBertModel": "septet.models",
     "LibraryError": "septet.errors",
     "PNDMPipeline": "septet.pipelines",
     "PNDMScheduler": "septet.schedulers",
@@ -63,6 +64,7 @@ __all__ = [
     "DDPMScheduler",
     "DiffusionPipeline",
     "ImagePipelineOutput",
+    "LDMBertModel",
     "LibraryError",
     "PNDMPipeline",
     "PNDMScheduler",

@@ -9,7 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
+from septet.checkpoints.autoencoder import (
+    autoencoder_keys,
+    infer_kl,
+    infer_vq,
+    is_authors_autoencoder,
+    kl_config,
+    vq_config,
+)
 from septet.checkpoints.keys import modern_keys
+from septet.checkpoints.ldm_bert import bert_config, bert_keys, infer_bert, is_authors_bert
 from septet.checkpoints.unet_2d import authors_config, is_authors_unet, unet_config, unet_keys
 
 
@@ -32,7 +41,10 @@ class Conversion:
 
 
 CONVERSIONS = {
+    "AutoencoderKL": Conversion(kl_config, autoencoder_keys, is_authors_autoencoder, infer_kl),
+    "LDMBertModel": Conversion(bert_config, bert_keys, is_authors_bert, infer_bert),
     "UNet2DModel": Conversion(unet_config, unet_keys, is_authors_unet, authors_config),
+    "VQModel": Conversion(vq_config, autoencoder_keys, is_authors_autoencoder, infer_vq),
 }
 
 

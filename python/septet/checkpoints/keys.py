@@ -53,6 +53,17 @@ def renamed(
     return result
 
 
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the weights whose names begin with a prefix, without it; all if none does.
+
+    Args:
+        tensors: Weights by name.
+        prefix: Where a network lies in the file of several, such as ``"first_stage_model."``.
+    """
+    own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+    return own or dict(tensors)
+
+
 def modern_keys(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Rename the weights of attention layers from diffusers 0.1 to 0.13 to today's names.
 

@@ -45,6 +45,8 @@ def read_single_file(path: Path, *, use_ema: bool = True) -> dict[str, Tensor]:
 
 def _weights_of(value: object, use_ema: bool, path: Path) -> object:
     """Return the weights out of the state of a training, and anything else as it is."""
+    if isinstance(value, Mapping) and isinstance(value.get("state_dict"), Mapping):
+        return value["state_dict"]
     if not isinstance(value, list | tuple):
         return value
     if len(value) not in (4, 5) or not isinstance(value[0], Mapping):

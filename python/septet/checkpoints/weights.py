@@ -11,14 +11,16 @@ from septet.checkpoints.tensors import PICKLE_SUFFIXES, read_tensors
 from septet.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
 
 WEIGHTS_STEM = "diffusion_pytorch_model"
-#: Stems of safetensors files and of pickled ones, ours first, then those of transformers.
-SAFE_STEMS = (WEIGHTS_STEM, "model")
-PICKLE_STEMS = (WEIGHTS_STEM, "pytorch_model")
+#: By the library whose style it is, the stems of safetensors files and of pickled ones.
+STEMS = {
+    "diffusers": {".safetensors": WEIGHTS_STEM, ".bin": WEIGHTS_STEM},
+    "transformers": {".safetensors": "model", ".bin": "pytorch_model"},
+}
 #: The releases of June 2022 had but this name.
 EARLY_NAME = "diffusion_model.pt"
 #: The largest published networks take some hundred.
@@ -41,19 +43,19 @@ def index_name(
 
 
 def candidates(
-    variant: str | None, use_safetensors: bool | None, *, foreign: bool = False
+    variant: str | None, use_safetensors: bool | None, styles: Sequence[str] = ("diffusers",)
 ) -> list[str]:
     """List the names under which weights may be found, the best first.
 
     Args:
         variant: Part of the file name, such as "fp16"; another variant is never taken instead.
         use_safetensors: True allows only safetensors files, False only pickled ones.
-        foreign: Whether to list the names that transformers uses, too.
+        styles: The libraries whose names to list, keys of :data:`STEMS`, the best first.
     """
     names: list[str] = []
-    for suffix, stems in ((".safetensors", SAFE_STEMS), (".bin", PICKLE_STEMS)):
+    for suffix in (".safetensors", ".bin"):
         if use_safetensors in (None, suffix == ".safetensors"):
-            for stem in stems if foreign else stems[:1]:
+            for stem in (STEMS[style][suffix] for style in styles):
                 names += [weights_name(variant, suffix, stem), index_name(variant, suffix, stem)]
     if variant is None and not use_safetensors:
         names.append(EARLY_NAME)
@@ -66,6 +68,7 @@ def find_weights(
     root: Path | None = None,
     variant: str | None = None,
     use_safetensors: bool | None = None,
+    styles: Sequence[str] = ("diffusers",),
 ) -> Path:
     """Find the weights file of a model folder, or the index of its shards; safetensors first.
 
@@ -74,11 +77,12 @@ def find_weights(
         root: The checkpoint folder it belongs to, ``folder`` itself if not given.
         variant: Part of the file name, such as "fp16"; another variant is never taken instead.
         use_safetensors: True allows only safetensors files, False only pickled ones.
+        styles: See :func:`candidates`.
 
     Raises:
         CheckpointError: If there is none, or it is a link that leads out of ``root``.
     """
-    names = candidates(variant, use_safetensors)
+    names = candidates(variant, use_safetensors, styles)
     for name in names:
         if is_file(folder / name):
             return _member(folder, root, name)
@@ -92,6 +96,7 @@ def read_weights(
     root: Path | None = None,
     variant: str | None = None,
     use_safetensors: bool | None = None,
+    styles: Sequence[str] = ("diffusers",),
 ) -> tuple[Path, dict[str, Tensor]]:
     """Read the weights of a model folder, from one file or from shards.
 
@@ -100,6 +105,7 @@ def read_weights(
         root: The same.
         variant: The same.
         use_safetensors: The same.
+        styles: The same.
 
     Returns:
         The file (or index) read, and the weights by name.
@@ -107,7 +113,9 @@ def read_weights(
     Raises:
         CheckpointError: If they are missing, damaged, or a file lies outside of ``root``.
     """
-    path = find_weights(folder, root=root, variant=variant, use_safetensors=use_safetensors)
+    path = find_weights(
+        folder, root=root, variant=variant, use_safetensors=use_safetensors, styles=styles
+    )
     if path.name.endswith(".json"):
         return path, _read_shards(path, folder, root)
     return path, read_tensors(path)
@@ -178,7 +186,7 @@ def wanted_weights(
         The weights file; or an index and all shards that could belong to it; or nothing.
     """
     available = set(names)
-    for name in candidates(variant, use_safetensors, foreign=True):
+    for name in candidates(variant, use_safetensors, (*STEMS,)):
         if name not in available:
             continue
         if not name.endswith(".json"):
@@ -194,6 +202,7 @@ __all__ = [
     "EARLY_NAME",
     "MAX_SHARDS",
     "PICKLE_SUFFIXES",
+    "STEMS",
     "WEIGHTS_STEM",
     "candidates",
     "find_weights",

@@ -6,6 +6,8 @@ from septet.models.autoencoder_kl import AutoencoderKL, AutoencoderKLOutput
 from septet.models.base import PretrainedModel
 from septet.models.config import FrozenConfig, ModelConfig
 from septet.models.gaussian import DiagonalGaussianDistribution
+from septet.models.ldm_bert import LDMBertModel, LDMBertOutput
+from septet.models.ldm_bert_config import LDMBertConfig
 from septet.models.unet_2d import PreparedUNet2D, UNet2DModel, UNet2DOutput
 from septet.models.unet_2d_config import UNet2DConfig
 from septet.models.vq_model import VQEncoderOutput, VQModel
@@ -17,6 +19,9 @@ __all__ = [
     "DecoderOutput",
     "DiagonalGaussianDistribution",
     "FrozenConfig",
+    "LDMBertConfig",
+    "LDMBertModel",
+    "LDMBertOutput",
     "ModelConfig",
     "PreparedUNet2D",
     "PretrainedModel",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -25,6 +25,7 @@ from septet.checkpoints import (
 )
 from septet.checkpoints.aliases import MODEL_ALIASES
 from septet.checkpoints.hub import model_files
+from septet.checkpoints.weights import STEMS
 from septet.config import brief
 from septet.errors import CheckpointError
 
@@ -52,6 +53,8 @@ class PretrainedModel(nn.Module):
     """
 
     config_class: ClassVar[type[ModelConfig]]
+    #: The libraries whose names of weights files it is found under; the first is for saving.
+    file_styles: ClassVar[Sequence[str]] = ("diffusers",)
 
     def __init__(self, settings: ModelConfig) -> None:
         super().__init__()
@@ -124,7 +127,11 @@ class PretrainedModel(nn.Module):
         path = root if subfolder is None else inside(root, subfolder)
         model = cls._on_meta(_read_config(root, subfolder), path / CONFIG_NAME)
         weights, tensors = read_weights(
-            path, root=root, variant=variant, use_safetensors=use_safetensors
+            path,
+            root=root,
+            variant=variant,
+            use_safetensors=use_safetensors,
+            styles=cls.file_styles,
         )
         return model._take(conversion(cls.__name__).keys(tensors, weights), weights, dtype)
 
@@ -210,7 +217,8 @@ class PretrainedModel(nn.Module):
         """
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        write_tensors(path / weights_name(variant), self.state_dict())
+        stem = STEMS[self.file_styles[0]][".safetensors"]
+        write_tensors(path / weights_name(variant, stem=stem), self.state_dict())
         write_json(path / CONFIG_NAME, {"_class_name": type(self).__name__, **self.config})
 
 

@@ -1,0 +1,69 @@
+"""What the shapes of weights tell about the network they belong to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from septet.config import brief
+from septet.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+#: More levels and layers than any network may have.
+MAX_LEVELS = 12
+MAX_LAYERS = 32
+
+
+def count(tensors: Mapping[str, Tensor], key: str, most: int) -> int:
+    """Count how many of the consecutive keys there are.
+
+    Args:
+        tensors: Weights by name.
+        key: A name with ``{}`` in place of the number.
+        most: Where to stop.
+    """
+    return next((n for n in range(most) if key.format(n) not in tensors), most)
+
+
+def width(
+    tensors: Mapping[str, Tensor], key: str, axis: int, path: Path, *, axes: tuple[int, ...] = (4,)
+) -> int:
+    """Return an extent of a weight.
+
+    Args:
+        tensors: Weights by name.
+        key: Name of the weight.
+        axis: The axis whose extent is wanted.
+        path: The file, for the error message.
+        axes: How many axes it may have; four are those of a convolution.
+
+    Raises:
+        CheckpointError: If it is missing or has another number of axes.
+    """
+    tensor = tensors.get(key)
+    if tensor is None or tensor.ndim not in axes:
+        shape = "nothing" if tensor is None else list(tensor.shape)
+        kind = "a convolution" if axes == (4,) else f"of {' or '.join(map(str, axes))} axes"
+        raise CheckpointError(f"{path}: {brief(key)} must be {kind}, got {shape}")
+    return tensor.shape[axis]
+
+
+def unet_levels(tensors: Mapping[str, Tensor], path: Path) -> tuple[int, int]:
+    """Count the levels of a UNet and the residual blocks of the first.
+
+    Args:
+        tensors: Weights under today's names.
+        path: The file, for the error message.
+
+    Raises:
+        CheckpointError: If there are none.
+    """
+    levels = count(tensors, "down_blocks.{}.resnets.0.conv1.weight", MAX_LEVELS)
+    layers = count(tensors, "down_blocks.0.resnets.{}.conv1.weight", MAX_LAYERS)
+    if not levels or not layers:
+        raise CheckpointError(f"{path}: does not hold the weights of a UNet")
+    return levels, layers
