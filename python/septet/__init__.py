@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from septet.backend import use_backend
     from septet.errors import CheckpointError, LibraryError
     from septet.models import AutoencoderKL, LDMBertModel, UNet2DModel, VQModel
+    from septet.models import UNet2DConditionModel, UNet2DModel
     from septet.pipelines import (
         DDIMPipeline,
         DDPMPipeline,
@@ -49,6 +50,7 @@ _EXPORTS = {
     "SamplingLoop": "septet.sampling",
     "SchedulerOutput": "septet.schedulers",
     "StepTable": "septet.schedulers",
+    "UNet2DConditionModel": "septet.models",
     "UNet2DModel": "septet.models",
     "VQModel": "septet.models",
     "randn_tensor": "septet.random",
@@ -72,6 +74,7 @@ __all__ = [
     "SamplingLoop",
     "SchedulerOutput",
     "StepTable",
+    "UNet2DConditionModel",
     "UNet2DModel",
     "VQModel",
     "randn_tensor",

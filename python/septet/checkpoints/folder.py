@@ -26,7 +26,13 @@ INDEX_NAME = "model_index.json"
 # A class name in a file is only ever looked up here, after its alias of 2022 has been replaced: it
 # never decides what gets imported.
 PIPELINE_CLASSES = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline")
-MODEL_CLASSES = ("UNet2DModel", "AutoencoderKL", "VQModel", "LDMBertModel")
+MODEL_CLASSES = (
+    "UNet2DModel",
+    "UNet2DConditionModel",
+    "AutoencoderKL",
+    "VQModel",
+    "LDMBertModel",
+)
 SCHEDULER_CLASSES = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
 TOKENIZER_CLASSES: tuple[str, ...] = ()
 #: Taken from the package transformers.

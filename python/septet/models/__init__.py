@@ -9,6 +9,12 @@ from septet.models.gaussian import DiagonalGaussianDistribution
 from septet.models.ldm_bert import LDMBertModel, LDMBertOutput
 from septet.models.ldm_bert_config import LDMBertConfig
 from septet.models.unet_2d import PreparedUNet2D, UNet2DModel, UNet2DOutput
+from septet.models.unet_2d_condition import (
+    PreparedUNet2DCondition,
+    UNet2DConditionModel,
+    UNet2DConditionOutput,
+)
+from septet.models.unet_2d_condition_config import UNet2DConditionConfig
 from septet.models.unet_2d_config import UNet2DConfig
 from septet.models.vq_model import VQEncoderOutput, VQModel
 
@@ -24,7 +30,11 @@ __all__ = [
     "LDMBertOutput",
     "ModelConfig",
     "PreparedUNet2D",
+    "PreparedUNet2DCondition",
     "PretrainedModel",
+    "UNet2DConditionConfig",
+    "UNet2DConditionModel",
+    "UNet2DConditionOutput",
     "UNet2DConfig",
     "UNet2DModel",
     "UNet2DOutput",

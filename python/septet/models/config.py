@@ -34,7 +34,7 @@ class ModelConfig:
 
         Args:
             values: Keys that start with ``_`` (class name, version) are ignored, missing ones get
-                their default, lists become tuples.
+                their default, lists and the lists in them become tuples.
 
         Raises:
             ValueError: If a key is unknown, or a value makes no sense; the message names the key.
@@ -44,12 +44,7 @@ class ModelConfig:
         unknown = sorted(given.keys() - set(known))
         if unknown:
             raise ValueError(f"unknown configuration key {unknown[0]!r}, known are {known}")
-        return cls(
-            **{
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in given.items()
-            }
-        )
+        return cls(**{key: _as_tuple(value) for key, value in given.items()})
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -63,3 +58,10 @@ class ModelConfig:
         return FrozenConfig(
             {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         )
+
+
+def _as_tuple(value: Any) -> Any:
+    """Turn a list, and the lists that are its entries, into tuples."""
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(tuple(entry) if isinstance(entry, list) else entry for entry in value)

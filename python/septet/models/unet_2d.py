@@ -5,22 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-import torch
 from torch import Tensor, nn
 
-from septet.models.base import PretrainedModel
+from septet.models.unet import UNet
 from septet.models.unet_2d_config import UNet2DConfig
 from septet.nn import (
-    Conv2d,
     DownBlock2D,
-    GroupNormAct,
     MidBlock2D,
-    ResnetBlock2D,
     ResnetOptions,
-    TimestepEmbedding,
     UpBlock2D,
-    activation,
-    sinusoidal_embedding,
 )
 
 if TYPE_CHECKING:
@@ -76,7 +69,7 @@ class PreparedUNet2D:
         return self.model.denoise(sample, times)
 
 
-class UNet2DModel(PretrainedModel):
+class UNet2DModel(UNet[UNet2DConfig]):
     """A UNet that maps a noisy image and its timestep to, usually, the noise in it.
 
     Source: DDPM (Ho et al. 2020); keys and configuration as in diffusers' ``UNet2DModel``.
@@ -91,28 +84,7 @@ class UNet2DModel(PretrainedModel):
     config_class: ClassVar[type[UNet2DConfig]] = UNet2DConfig
 
     def __init__(self, **config: Any) -> None:
-        settings = UNet2DConfig.from_dict(config)
-        super().__init__(settings)
-        self._settings = settings
-        options = ResnetOptions(
-            temb_channels=settings.time_width,
-            groups=settings.norm_num_groups,
-            eps=settings.norm_eps,
-            act_fn=settings.act_fn,
-            scale_shift=settings.resnet_time_scale_shift == "scale_shift",
-        )
-        first = settings.block_out_channels[0]
-        self.conv_in = Conv2d(settings.in_channels, first, kernel_size=3, padding=1)
-        self.time_embedding = TimestepEmbedding(first, settings.time_width)
-        self.class_embedding = _class_embedding(settings)
-        self.down_blocks = _down_blocks(settings, options)
-        self.up_blocks = _up_blocks(settings, options)
-        self.mid_block = _mid_block(settings, options)
-        self.conv_norm_out = GroupNormAct(
-            settings.norm_num_groups, first, settings.norm_eps, "silu"
-        )
-        self.conv_out = Conv2d(first, settings.out_channels, kernel_size=3, padding=1)
-        self._time_channels = [block.time_channels for block in self._resnet_blocks()]
+        super().__init__(UNet2DConfig.from_dict(config))
 
     def forward(
         self,
@@ -137,14 +109,7 @@ class UNet2DModel(PretrainedModel):
         Raises:
             ValueError: If a shape is wrong, or class labels are missing or not expected.
         """
-        timesteps = torch.as_tensor(timestep, device=self.device).reshape(-1)
-        if timesteps.shape[0] not in (1, sample.shape[0]):
-            raise ValueError(
-                f"timestep must be a number or one number per sample, got {timesteps.shape[0]} "
-                f"for {sample.shape[0]} samples"
-            )
-        embedding = self._embed(timesteps)[None]
-        output = self.denoise(sample, self._project(embedding, class_labels)[0])
+        output = self.denoise(sample, self._time_of_call(sample, timestep, class_labels))
         return UNet2DOutput(output) if return_dict else (output,)
 
     def prepare(self, timesteps: Tensor, class_labels: Tensor | None = None) -> PreparedUNet2D:
@@ -163,10 +128,7 @@ class UNet2DModel(PretrainedModel):
         Raises:
             ValueError: If a shape is wrong, or class labels are missing or not expected.
         """
-        if timesteps.ndim != 1:
-            raise ValueError(f"timesteps must have one axis, got shape {list(timesteps.shape)}")
-        embedding = self._embed(timesteps.to(self.device))[:, None]
-        return PreparedUNet2D(self, self._project(embedding, class_labels))
+        return PreparedUNet2D(self, self._times_of_steps(timesteps, class_labels))
 
     def denoise(self, sample: Tensor, times: Tensor) -> Tensor:
         """Run the network with the projected time embeddings given.
@@ -182,154 +144,56 @@ class UNet2DModel(PretrainedModel):
             ValueError: If the shape of ``sample`` does not suit the network or ``times``.
         """
         self._check_sample(sample, times)
-        projections = iter(torch.split(times, self._time_channels, dim=1))
-        was_contiguous = sample.is_contiguous()
-        if sample.device.type == "cpu":
-            # oneDNN and our kernels work pixel by pixel: no convolution has to reorder its input
-            sample = sample.contiguous(memory_format=torch.channels_last)
-        if self._settings.center_input_sample:
-            sample = 2 * sample - 1
-        sample = self.conv_in(sample)
-        states = [sample]
-        for down_block in self.down_blocks:
-            states += down_block(states[-1], projections)
-        sample = states[-1]
-        if self.mid_block is not None:
-            sample = self.mid_block(sample, projections)
-        for up_block in self.up_blocks:
-            sample = up_block(sample, states, projections)
-        output: Tensor = self.conv_out(self.conv_norm_out(sample))
-        return output.contiguous() if was_contiguous else output
+        return self._run(sample, times)
 
-    def _embed(self, timesteps: Tensor) -> Tensor:
-        """Embed timesteps ``[N]`` as ``[N, time_width]``."""
-        embedding: Tensor = self.time_embedding(self._sinusoids(timesteps))
-        return embedding
-
-    def _sinusoids(self, values: Tensor) -> Tensor:
+    def _down_blocks(self, options: ResnetOptions) -> nn.ModuleList:
         settings = self._settings
-        sinusoids = sinusoidal_embedding(
-            values,
-            settings.block_out_channels[0],
-            flip_sin_to_cos=settings.flip_sin_to_cos,
-            freq_shift=settings.freq_shift,
-        )
-        return sinusoids.to(self.dtype)
-
-    def _embed_classes(self, class_labels: Tensor) -> Tensor:
-        """Embed class labels ``[B]`` as ``[B, time_width]``."""
-        class_labels = class_labels.to(self.device)
-        kind = self._settings.class_embed_type
-        if kind == "timestep":
-            class_labels = self._sinusoids(class_labels)
-        elif kind == "identity" and class_labels.shape[1:] != (self._settings.time_width,):
-            raise ValueError(
-                f"class_labels must have shape [B, {self._settings.time_width}], got "
-                f"{list(class_labels.shape)}"
+        blocks = nn.ModuleList()
+        widths = settings.block_out_channels
+        for level, block_type in enumerate(settings.down_block_types):
+            attends = block_type == "AttnDownBlock2D"
+            is_last = level == settings.num_levels - 1
+            # Only blocks with attention read the configuration here, as in diffusers.
+            kind = cast("Resampling", (attends and settings.downsample_type) or "conv")
+            block = DownBlock2D(
+                widths[max(level - 1, 0)],
+                widths[level],
+                options,
+                num_layers=settings.layers_per_block,
+                head_dim=settings.head_dim(level) if attends else None,
+                downsample=None if is_last else kind,
+                downsample_padding=settings.downsample_padding,
             )
-        assert self.class_embedding is not None
-        embedding: Tensor = self.class_embedding(class_labels).to(self.dtype)
-        return embedding
+            blocks.append(block)
+        return blocks
 
-    def _project(self, embedding: Tensor, class_labels: Tensor | None) -> Tensor:
-        """Add the class embedding and project: ``[N, B or 1, width]`` to ``[N, B or 1, sum]``."""
-        if self.class_embedding is not None:
-            if class_labels is None:
-                raise ValueError("class_labels must be given: this network is class-conditional")
-            embedding = embedding + self._embed_classes(class_labels)[None]
-        elif class_labels is not None:
-            raise ValueError("class_labels must be None: this network is not class-conditional")
-        activated = activation(self._settings.act_fn)(embedding)
-        return torch.cat(
-            [block.time_emb_proj(activated) for block in self._resnet_blocks()], dim=-1
-        )
-
-    def _resnet_blocks(self) -> list[ResnetBlock2D]:
-        """List all residual blocks in the order in which they run."""
-        middle = [] if self.mid_block is None else [self.mid_block]
-        return [
-            resnet
-            for block in (*self.down_blocks, *middle, *self.up_blocks)
-            for resnet in cast("DownBlock2D", block).resnet_blocks()
-        ]
-
-    def _check_sample(self, sample: Tensor, times: Tensor) -> None:
+    def _mid_block(self, options: ResnetOptions) -> MidBlock2D | None:
         settings = self._settings
-        if sample.ndim != 4 or sample.shape[1] != settings.in_channels:
-            raise ValueError(
-                f"sample must have shape [B, {settings.in_channels}, H, W], got "
-                f"{list(sample.shape)}"
-            )
-        multiple = 1 << (settings.num_levels - 1)
-        if sample.shape[2] % multiple or sample.shape[3] % multiple:
-            raise ValueError(
-                f"sample must have height and width divisible by {multiple}, got "
-                f"{list(sample.shape)}"
-            )
-        if times.shape[0] not in (1, sample.shape[0]):
-            raise ValueError(
-                f"sample must have the batch size of class_labels, got {sample.shape[0]} samples "
-                f"for {times.shape[0]} labels"
-            )
-
-
-def _class_embedding(settings: UNet2DConfig) -> nn.Module | None:
-    if settings.class_embed_type == "timestep":
-        return TimestepEmbedding(settings.block_out_channels[0], settings.time_width)
-    if settings.class_embed_type == "identity":
-        return nn.Identity()
-    if settings.num_class_embeds is not None:
-        return nn.Embedding(settings.num_class_embeds, settings.time_width)
-    return None
-
-
-def _down_blocks(settings: UNet2DConfig, options: ResnetOptions) -> nn.ModuleList:
-    blocks = nn.ModuleList()
-    widths = settings.block_out_channels
-    for level, block_type in enumerate(settings.down_block_types):
-        attends = block_type == "AttnDownBlock2D"
-        is_last = level == settings.num_levels - 1
-        # Only blocks with attention read the configuration here, as in diffusers.
-        kind = cast("Resampling", (attends and settings.downsample_type) or "conv")
-        block = DownBlock2D(
-            widths[max(level - 1, 0)],
-            widths[level],
-            options,
-            num_layers=settings.layers_per_block,
-            head_dim=settings.head_dim(level) if attends else None,
-            downsample=None if is_last else kind,
-            downsample_padding=settings.downsample_padding,
+        if settings.mid_block_type is None:
+            return None
+        return MidBlock2D(
+            settings.block_out_channels[-1],
+            replace(options, output_scale_factor=settings.mid_block_scale_factor),
+            head_dim=settings.head_dim(settings.num_levels - 1) if settings.add_attention else None,
+            attention_groups=settings.mid_attention_groups,
         )
-        blocks.append(block)
-    return blocks
 
-
-def _mid_block(settings: UNet2DConfig, options: ResnetOptions) -> MidBlock2D | None:
-    if settings.mid_block_type is None:
-        return None
-    return MidBlock2D(
-        settings.block_out_channels[-1],
-        replace(options, output_scale_factor=settings.mid_block_scale_factor),
-        head_dim=settings.head_dim(settings.num_levels - 1) if settings.add_attention else None,
-        attention_groups=settings.mid_attention_groups,
-    )
-
-
-def _up_blocks(settings: UNet2DConfig, options: ResnetOptions) -> nn.ModuleList:
-    blocks = nn.ModuleList()
-    widths = settings.block_out_channels
-    levels = range(settings.num_levels - 1, -1, -1)
-    for level, block_type in zip(levels, settings.up_block_types, strict=True):
-        attends = block_type == "AttnUpBlock2D"
-        kind = cast("Resampling", (attends and settings.upsample_type) or "conv")
-        block = UpBlock2D(
-            widths[max(level - 1, 0)],
-            widths[min(level + 1, settings.num_levels - 1)],
-            widths[level],
-            options,
-            num_layers=settings.layers_per_block + 1,
-            head_dim=settings.head_dim(level) if attends else None,
-            upsample=None if level == 0 else kind,
-        )
-        blocks.append(block)
-    return blocks
+    def _up_blocks(self, options: ResnetOptions) -> nn.ModuleList:
+        settings = self._settings
+        blocks = nn.ModuleList()
+        widths = settings.block_out_channels
+        levels = range(settings.num_levels - 1, -1, -1)
+        for level, block_type in zip(levels, settings.up_block_types, strict=True):
+            attends = block_type == "AttnUpBlock2D"
+            kind = cast("Resampling", (attends and settings.upsample_type) or "conv")
+            block = UpBlock2D(
+                widths[max(level - 1, 0)],
+                widths[min(level + 1, settings.num_levels - 1)],
+                widths[level],
+                options,
+                num_layers=settings.layers_per_block + 1,
+                head_dim=settings.head_dim(level) if attends else None,
+                upsample=None if level == 0 else kind,
+            )
+            blocks.append(block)
+        return blocks

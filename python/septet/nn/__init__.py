@@ -5,17 +5,21 @@ from septet.nn.attention import SpatialAttention
 from septet.nn.autoencoder import AutoencoderBlock2D, Decoder, Encoder
 from septet.nn.blocks import DownBlock2D, MidBlock2D, UpBlock2D
 from septet.nn.conv import Conv2d, channels_last_on_cpu
+from septet.nn.context import TextContext, repeat_rows
+from septet.nn.conv import Conv2d
 from septet.nn.embedding import TimestepEmbedding, sinusoidal_embedding
 from septet.nn.norm import GroupNormAct
 from septet.nn.quantize import VectorQuantizer
 from septet.nn.resample import Downsample2D, Upsample2D
 from septet.nn.resnet import ResnetBlock2D, ResnetOptions
+from septet.nn.transformer import CrossAttention, SpatialTransformer, TransformerOptions
 
 __all__ = [
     "ACTIVATIONS",
     "AutoencoderBlock2D",
     "Conv2d",
     "Decoder",
+    "CrossAttention",
     "DownBlock2D",
     "Downsample2D",
     "Encoder",
@@ -24,11 +28,15 @@ __all__ = [
     "ResnetBlock2D",
     "ResnetOptions",
     "SpatialAttention",
+    "SpatialTransformer",
+    "TextContext",
     "TimestepEmbedding",
+    "TransformerOptions",
     "UpBlock2D",
     "Upsample2D",
     "VectorQuantizer",
     "activation",
     "channels_last_on_cpu",
+    "repeat_rows",
     "sinusoidal_embedding",
 ]

@@ -1,7 +1,9 @@
 """The down, middle and up blocks of a UNet.
 
 Every block takes, beside the sample, an iterator over the projected time embeddings of its
-residual blocks, in the order in which it runs them: the order of its ``resnet_blocks()``.
+residual blocks, in the order in which it runs them: the order of its ``resnet_blocks()``. Blocks
+with spatial transformers also take the text, with keys and values in the order of their
+``cross_attentions()``.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import torch
 from torch import nn
 
 from septet.nn.attention import SpatialAttention
+from septet.nn.context import TextContext, repeat_rows
 from septet.nn.resample import Downsample2D, Upsample2D
 from septet.nn.resnet import ResnetBlock2D, ResnetOptions
+from septet.nn.transformer import CrossAttention, SpatialTransformer, TransformerOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,6 +33,39 @@ def _resnet_blocks(*lists: Iterable[nn.Module]) -> list[ResnetBlock2D]:
     return [module for modules in lists for module in modules if isinstance(module, ResnetBlock2D)]
 
 
+def _cross_attentions(attentions: Iterable[nn.Module]) -> list[CrossAttention]:
+    """Collect the layers that read the text, in order."""
+    transformers = (module for module in attentions if isinstance(module, SpatialTransformer))
+    return [layer for transformer in transformers for layer in transformer.cross_attentions()]
+
+
+def _attention(
+    channels: int,
+    options: ResnetOptions,
+    head_dim: int | None,
+    transformer: TransformerOptions | None,
+    layer: int,
+) -> nn.ModuleList:
+    """Make what follows a residual block, if anything does."""
+    if transformer is not None:
+        layers = transformer.layers[layer]
+        return nn.ModuleList([SpatialTransformer(channels, layers, options.groups, transformer)])
+    if head_dim is not None:
+        attention = SpatialAttention(channels, head_dim, groups=options.groups, eps=options.eps)
+        return nn.ModuleList([attention])
+    return nn.ModuleList()
+
+
+def _attend(attention: nn.Module, sample: Tensor, context: TextContext | None) -> Tensor:
+    """Run an attention layer, which only as a spatial transformer reads the text."""
+    if isinstance(attention, SpatialTransformer):
+        assert context is not None
+        attended: Tensor = attention(sample, context)
+    else:
+        attended = attention(sample)
+    return attended
+
+
 class DownBlock2D(nn.Module):
     """Residual blocks, each perhaps followed by attention, then perhaps half the resolution.
 
@@ -37,7 +74,8 @@ class DownBlock2D(nn.Module):
         out_channels: Channels of the output.
         options: What the network's residual blocks have in common.
         num_layers: Number of residual blocks.
-        head_dim: Width of an attention head; None for a block without attention.
+        head_dim: Width of a head of self-attention; None for a block without.
+        transformer: How its spatial transformers are built; None for a block without.
         downsample: How to halve the resolution at the end; None keeps it.
         downsample_padding: See :class:`septet.nn.Downsample2D`.
     """
@@ -50,6 +88,7 @@ class DownBlock2D(nn.Module):
         *,
         num_layers: int,
         head_dim: int | None = None,
+        transformer: TransformerOptions | None = None,
         downsample: Resampling | None = None,
         downsample_padding: int = 1,
     ) -> None:
@@ -60,11 +99,7 @@ class DownBlock2D(nn.Module):
         for layer in range(num_layers):
             channels = in_channels if layer == 0 else out_channels
             self.resnets.append(ResnetBlock2D(channels, out_channels, options))
-            if head_dim is not None:
-                attention = SpatialAttention(
-                    out_channels, head_dim, groups=options.groups, eps=options.eps
-                )
-                self.attentions.append(attention)
+            self.attentions.extend(_attention(out_channels, options, head_dim, transformer, layer))
         if downsample == "conv":
             self.downsamplers.append(Downsample2D(out_channels, downsample_padding))
         elif downsample == "resnet":
@@ -75,12 +110,19 @@ class DownBlock2D(nn.Module):
         """List the residual blocks in the order in which they run."""
         return _resnet_blocks(self.resnets, self.downsamplers)
 
-    def forward(self, sample: Tensor, times: Iterator[Tensor]) -> list[Tensor]:
+    def cross_attentions(self) -> list[CrossAttention]:
+        """List the layers that read the text in the order in which they run."""
+        return _cross_attentions(self.attentions)
+
+    def forward(
+        self, sample: Tensor, times: Iterator[Tensor], context: TextContext | None = None
+    ) -> list[Tensor]:
         """Run the block.
 
         Args:
             sample: ``[B, in_channels, H, W]``.
             times: One projected time embedding per residual block.
+            context: The text, for a block with spatial transformers.
 
         Returns:
             The state after each layer; the last of them is the output of the block.
@@ -89,21 +131,26 @@ class DownBlock2D(nn.Module):
         for resnet, attention in zip_longest(self.resnets, self.attentions):
             sample = resnet(sample, next(times))
             if attention is not None:
-                sample = attention(sample)
+                sample = _attend(attention, sample, context)
             states.append(sample)
         for downsampler in self.downsamplers:
-            states.append(_apply(downsampler, sample, times))
+            if isinstance(downsampler, Downsample2D):
+                states.append(downsampler(sample))
+            else:
+                states.append(downsampler(sample, next(times)))
         return states
 
 
 class MidBlock2D(nn.Module):
-    """Two residual blocks with attention between them, at the lowest resolution.
+    """Residual blocks with attention between them, at the lowest resolution.
 
     Args:
         channels: Channels of input and output.
         options: What the residual blocks have in common.
         head_dim: Width of an attention head; None for no attention.
         attention_groups: Groups of the normalisation before the attention, None for none.
+        transformer: How a spatial transformer in place of the attention is built, None for none.
+        num_layers: Number of residual blocks after the first, each with attention before it.
     """
 
     def __init__(
@@ -111,11 +158,15 @@ class MidBlock2D(nn.Module):
         channels: int,
         options: ResnetOptions,
         *,
-        head_dim: int | None,
-        attention_groups: int | None,
+        head_dim: int | None = None,
+        attention_groups: int | None = None,
+        transformer: TransformerOptions | None = None,
+        num_layers: int = 1,
     ) -> None:
         super().__init__()
         self.attentions = nn.ModuleList()
+        for layer in range(num_layers):
+            self.attentions.extend(_attention(channels, options, None, transformer, layer))
         if head_dim is not None:
             attention = SpatialAttention(
                 channels,
@@ -125,20 +176,29 @@ class MidBlock2D(nn.Module):
                 output_scale_factor=options.output_scale_factor,
             )
             self.attentions.append(attention)
-        self.resnets = nn.ModuleList(ResnetBlock2D(channels, channels, options) for _ in range(2))
+        self.resnets = nn.ModuleList(
+            ResnetBlock2D(channels, channels, options) for _ in range(1 + num_layers)
+        )
 
     def resnet_blocks(self) -> list[ResnetBlock2D]:
         """List the residual blocks in the order in which they run."""
         return _resnet_blocks(self.resnets)
 
-    def forward(self, sample: Tensor, times: Iterator[Tensor]) -> Tensor:
-        """Map ``[B, channels, H, W]`` to the same shape; ``times`` as in the other blocks."""
-        first, second = self.resnets
+    def cross_attentions(self) -> list[CrossAttention]:
+        """List the layers that read the text in the order in which they run."""
+        return _cross_attentions(self.attentions)
+
+    def forward(
+        self, sample: Tensor, times: Iterator[Tensor], context: TextContext | None = None
+    ) -> Tensor:
+        """Map ``[B, channels, H, W]`` to the same shape; the rest as in the other blocks."""
+        first, *others = self.resnets
         sample = first(sample, next(times))
-        for attention in self.attentions:
-            sample = attention(sample)
-        result: Tensor = second(sample, next(times))
-        return result
+        for attention, resnet in zip_longest(self.attentions, others):
+            if attention is not None:
+                sample = _attend(attention, sample, context)
+            sample = resnet(sample, next(times))
+        return sample
 
 
 class UpBlock2D(nn.Module):
@@ -150,7 +210,8 @@ class UpBlock2D(nn.Module):
         out_channels: Channels of the output and of the other states read.
         options: What the network's residual blocks have in common.
         num_layers: Number of residual blocks, each of which reads one state.
-        head_dim: Width of an attention head; None for a block without attention.
+        head_dim: Width of a head of self-attention; None for a block without.
+        transformer: How its spatial transformers are built; None for a block without.
         upsample: How to double the resolution at the end; None keeps it.
     """
 
@@ -163,6 +224,7 @@ class UpBlock2D(nn.Module):
         *,
         num_layers: int,
         head_dim: int | None = None,
+        transformer: TransformerOptions | None = None,
         upsample: Resampling | None = None,
     ) -> None:
         super().__init__()
@@ -173,11 +235,7 @@ class UpBlock2D(nn.Module):
             channels = prev_channels if layer == 0 else out_channels
             state_channels = in_channels if layer == num_layers - 1 else out_channels
             self.resnets.append(ResnetBlock2D(channels + state_channels, out_channels, options))
-            if head_dim is not None:
-                attention = SpatialAttention(
-                    out_channels, head_dim, groups=options.groups, eps=options.eps
-                )
-                self.attentions.append(attention)
+            self.attentions.extend(_attention(out_channels, options, head_dim, transformer, layer))
         if upsample == "conv":
             self.upsamplers.append(Upsample2D(out_channels))
         elif upsample == "resnet":
@@ -188,30 +246,37 @@ class UpBlock2D(nn.Module):
         """List the residual blocks in the order in which they run."""
         return _resnet_blocks(self.resnets, self.upsamplers)
 
-    def forward(self, sample: Tensor, states: list[Tensor], times: Iterator[Tensor]) -> Tensor:
+    def cross_attentions(self) -> list[CrossAttention]:
+        """List the layers that read the text in the order in which they run."""
+        return _cross_attentions(self.attentions)
+
+    def forward(
+        self,
+        sample: Tensor,
+        states: list[Tensor],
+        times: Iterator[Tensor],
+        context: TextContext | None = None,
+    ) -> Tensor:
         """Run the block.
 
         Args:
             sample: ``[B, prev_channels, H, W]``.
             states: The states of the way down; the block takes its own from the end of the list.
             times: One projected time embedding per residual block.
+            context: The text, for a block with spatial transformers.
 
         Returns:
-            ``[B, out_channels, H', W']``.
+            ``[B, out_channels, H', W']``; doubled, it has the size of the next state.
         """
         for resnet, attention in zip_longest(self.resnets, self.attentions):
-            sample = resnet(torch.cat([sample, states.pop()], dim=1), next(times))
+            # A state from before the text came in serves both halves of guidance.
+            state = repeat_rows(states.pop(), sample.shape[0])
+            sample = resnet(torch.cat([sample, state], dim=1), next(times))
             if attention is not None:
-                sample = attention(sample)
+                sample = _attend(attention, sample, context)
         for upsampler in self.upsamplers:
-            sample = _apply(upsampler, sample, times)
+            if isinstance(upsampler, Upsample2D):
+                sample = upsampler(sample, states[-1].shape[2:])
+            else:
+                sample = upsampler(sample, next(times))
         return sample
-
-
-def _apply(resampler: nn.Module, sample: Tensor, times: Iterator[Tensor]) -> Tensor:
-    """Run a resampling layer, which only as a residual block needs the time."""
-    if isinstance(resampler, ResnetBlock2D):
-        resized: Tensor = resampler(sample, next(times))
-    else:
-        resized = resampler(sample)
-    return resized

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from septet.nn.activation import activation
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -48,19 +50,21 @@ def sinusoidal_embedding(
 
 
 class TimestepEmbedding(nn.Module):
-    """Linear, SiLU, linear: turns a sinusoidal embedding into the vector that blocks see.
+    """Linear, activation, linear: turns a sinusoidal embedding into the vector that blocks see.
 
     Args:
         in_channels: Columns of the sinusoidal embedding.
         time_embed_dim: Width of both linear layers.
+        act_fn: Name of the activation.
     """
 
-    def __init__(self, in_channels: int, time_embed_dim: int) -> None:
+    def __init__(self, in_channels: int, time_embed_dim: int, act_fn: str = "silu") -> None:
         super().__init__()
+        self._act = activation(act_fn)
         self.linear_1 = nn.Linear(in_channels, time_embed_dim)
         self.linear_2 = nn.Linear(time_embed_dim, time_embed_dim)
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Map ``[..., in_channels]`` to ``[..., time_embed_dim]``."""
-        hidden: Tensor = self.linear_2(F.silu(self.linear_1(embedding)))
+        hidden: Tensor = self.linear_2(self._act(self.linear_1(embedding)))
         return hidden

@@ -10,6 +10,8 @@ from torch import nn
 from septet.nn.conv import Conv2d
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 
@@ -28,7 +30,7 @@ class Downsample2D(nn.Module):
         self.padding = padding
 
     def forward(self, sample: Tensor) -> Tensor:
-        """Map ``[B, C, H, W]`` to ``[B, C, H / 2, W / 2]``, for even H and W."""
+        """Map ``[B, C, H, W]`` to ``[B, C, H / 2, W / 2]``; halves round up if padded all round."""
         if self.padding == 0:
             sample = F.pad(sample, (0, 1, 0, 1))
         halved: Tensor = self.conv(sample)
@@ -46,7 +48,9 @@ class Upsample2D(nn.Module):
         super().__init__()
         self.conv = Conv2d(channels, channels, kernel_size=3, padding=1)
 
-    def forward(self, sample: Tensor) -> Tensor:
-        """Map ``[B, C, H, W]`` to ``[B, C, 2 H, 2 W]``."""
-        doubled: Tensor = self.conv(F.interpolate(sample, scale_factor=2.0, mode="nearest"))
-        return doubled
+    def forward(self, sample: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """Map ``[B, C, H, W]`` to ``[B, C, 2 H, 2 W]``, or to exactly ``size``: height, width."""
+        height, width = size or (2 * sample.shape[2], 2 * sample.shape[3])
+        larger = F.interpolate(sample, size=(height, width), mode="nearest")
+        result: Tensor = self.conv(larger)
+        return result

@@ -1,0 +1,252 @@
+"""Spatial transformers: the pixels of an image attend to each other and to a text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from septet.nn.context import TextContext, repeat_rows
+from septet.nn.linear import PointwiseConv2d, joint_linear
+from septet.nn.norm import GroupNormAct
+from septet.ops import attention
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TransformerOptions:
+    """How the spatial transformers of one block of a network are built.
+
+    Attributes:
+        heads: Number of attention heads. Each is ``channels // heads`` wide; the transformer works
+            at the width ``heads * (channels // heads)``.
+        context_dim: Width of a token of the text.
+        layers: Number of transformer blocks in each spatial transformer of the block.
+        use_linear_projection: Whether the layers at both ends are stored as matrices (Stable
+            Diffusion 2) or as 1x1 convolutions.
+        only_cross_attention: Whether the first attention of a transformer block, too, attends to
+            the text instead of to the image.
+    """
+
+    heads: int
+    context_dim: int
+    layers: tuple[int, ...]
+    use_linear_projection: bool = False
+    only_cross_attention: bool = False
+
+
+class SelfAttention(nn.Module):
+    """Tokens attend to each other (Vaswani et al. 2017); no bias but at the output.
+
+    Args:
+        width: Width of a token.
+        heads: Number of heads; must divide ``width``.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(width, width, bias=False)
+        self.to_v = nn.Linear(width, width, bias=False)
+        # A list of one: published checkpoints call this layer "to_out.0".
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map ``[B, T, width]`` to the same shape."""
+        query, key, value = (
+            _heads(part, self.heads)
+            for part in joint_linear(hidden, (self.to_q, self.to_k, self.to_v))
+        )
+        result: Tensor = self.to_out[0](attention(query, key, value).flatten(2))
+        return result
+
+
+class CrossAttention(nn.Module):
+    """Tokens of an image attend to those of a text; no bias but at the output.
+
+    Args:
+        width: Width of an image's token.
+        context_dim: Width of a text's token.
+        heads: Number of heads; must divide ``width``.
+    """
+
+    def __init__(self, width: int, context_dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(context_dim, width, bias=False)
+        self.to_v = nn.Linear(context_dim, width, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+
+    def project(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute key and value, two ``[R, S, H, D]``, of a text ``[R, S, context_dim]``."""
+        key, value = joint_linear(text, (self.to_k, self.to_v))
+        return _heads(key, self.heads), _heads(value, self.heads)
+
+    def forward(self, hidden: Tensor, context: TextContext, bias: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            hidden: ``[B, T, width]``, where B is ``context.rows`` or half of it.
+            context: Holds this layer's keys and values, the next ones in its order.
+            bias: See :attr:`septet.nn.TextContext.bias`.
+
+        Returns:
+            ``[context.rows, T, width]``.
+        """
+        key, value = next(context.keys_values)
+        query = repeat_rows(self.to_q(hidden), context.rows)
+        # Queries do not see each other: samples with the same text may stand in one row.
+        joined = query.reshape(key.shape[0], -1, self.heads, key.shape[3])
+        attended = attention(joined, key, value, bias=bias).reshape(query.shape)
+        result: Tensor = self.to_out[0](attended)
+        return result
+
+
+class GEGLU(nn.Module):
+    """A linear layer whose output's halves are multiplied, one after a GELU (Shazeer 2020).
+
+    Args:
+        width: Width of the input.
+        inner: Width of the output.
+    """
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, 2 * inner)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map ``[..., width]`` to ``[..., inner]``: the first half times GELU of the second."""
+        value, gate = self.proj(hidden).chunk(2, dim=-1)
+        gate = F.gelu(gate)
+        return value * gate if torch.is_grad_enabled() else gate.mul_(value)
+
+
+class FeedForward(nn.Module):
+    """GEGLU to four times the width, then a linear layer back.
+
+    Args:
+        width: Width of input and output.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        inner = 4 * width
+        # Published checkpoints call these "net.0" and "net.2"; "net.1" has no weights.
+        self.net = nn.Sequential(GEGLU(width, inner), nn.Identity(), nn.Linear(inner, width))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map ``[..., width]`` to the same shape."""
+        result: Tensor = self.net(hidden)
+        return result
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention and feed-forward, each x + f(LayerNorm(x)).
+
+    Args:
+        width: Width of an image's token.
+        options: How it is built.
+    """
+
+    def __init__(self, width: int, options: TransformerOptions) -> None:
+        super().__init__()
+        heads, context_dim = options.heads, options.context_dim
+        self.norm1 = nn.LayerNorm(width)
+        self.attn1: SelfAttention | CrossAttention = (
+            CrossAttention(width, context_dim, heads)
+            if options.only_cross_attention
+            else SelfAttention(width, heads)
+        )
+        self.norm2 = nn.LayerNorm(width)
+        self.attn2 = CrossAttention(width, context_dim, heads)
+        self.norm3 = nn.LayerNorm(width)
+        self.ff = FeedForward(width)
+
+    def cross_attentions(self) -> list[CrossAttention]:
+        """List the layers that read the text in the order in which they run."""
+        return [layer for layer in (self.attn1, self.attn2) if isinstance(layer, CrossAttention)]
+
+    def forward(self, hidden: Tensor, context: TextContext) -> Tensor:
+        """Map ``[B, T, width]`` to ``[context.rows, T, width]``."""
+        normed = self.norm1(hidden)
+        if isinstance(self.attn1, CrossAttention):
+            # The mask of the text is for the second attention alone, as in diffusers.
+            branch = self.attn1(normed, context)
+        else:
+            branch = self.attn1(normed)
+        hidden = _sum(branch, hidden)
+        hidden = _sum(self.attn2(self.norm2(hidden), context, context.bias), hidden)
+        return _sum(self.ff(self.norm3(hidden)), hidden)
+
+
+class SpatialTransformer(nn.Module):
+    """Normalisation, linear layer, transformer blocks, linear layer, and the sum with the input.
+
+    After Rombach et al. 2022. Pixels are tokens: for a channels_last image that costs nothing.
+
+    Args:
+        channels: Channels of input and output.
+        layers: Number of transformer blocks.
+        groups: Groups of the normalisation.
+        options: How the blocks are built.
+    """
+
+    def __init__(
+        self, channels: int, layers: int, groups: int, options: TransformerOptions
+    ) -> None:
+        super().__init__()
+        width = options.heads * (channels // options.heads)
+        linear = nn.Linear if options.use_linear_projection else PointwiseConv2d
+        self.norm = GroupNormAct(groups, channels, eps=1e-6)
+        self.proj_in = linear(channels, width)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(width, options) for _ in range(layers)
+        )
+        self.proj_out = linear(width, channels)
+
+    def cross_attentions(self) -> list[CrossAttention]:
+        """List the layers that read the text in the order in which they run."""
+        return [
+            layer
+            for block in self.transformer_blocks
+            for layer in block.cross_attentions()  # type: ignore[operator]
+        ]
+
+    def forward(self, sample: Tensor, context: TextContext) -> Tensor:
+        """Map ``[B, C, H, W]`` to ``[context.rows, C, H, W]``."""
+        hidden = self.proj_in(_tokens(self.norm(sample)))
+        for block in self.transformer_blocks:
+            hidden = block(hidden, context)
+        result = _sum(self.proj_out(hidden), _tokens(sample))
+        image = result.view(result.shape[0], *sample.shape[2:], -1).permute(0, 3, 1, 2)
+        return image.contiguous() if sample.is_contiguous() else image
+
+
+def _tokens(sample: Tensor) -> Tensor:
+    """Return ``[B, C, H, W]`` as ``[B, H * W, C]``, a view if the sample is channels_last."""
+    return sample.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _heads(hidden: Tensor, heads: int) -> Tensor:
+    """Return ``[B, T, heads * D]`` as ``[B, T, heads, D]``."""
+    return hidden.view(*hidden.shape[:2], heads, -1)
+
+
+def _sum(branch: Tensor, hidden: Tensor) -> Tensor:
+    """Add a branch and the state it came from, in the branch's memory where nobody else needs it.
+
+    Args:
+        branch: ``[rows, T, C]``, the fresh output of a linear layer.
+        hidden: ``[B, T, C]``, where B divides rows.
+    """
+    hidden = repeat_rows(hidden, branch.shape[0])
+    if torch.is_grad_enabled() or branch.dtype != hidden.dtype:
+        return branch + hidden
+    return branch.add_(hidden)
