@@ -20,6 +20,20 @@ from septet.checkpoints.autoencoder import (
 from septet.checkpoints.keys import modern_keys
 from septet.checkpoints.ldm_bert import bert_config, bert_keys, infer_bert, is_authors_bert
 from septet.checkpoints.unet_2d import authors_config, is_authors_unet, unet_config, unet_keys
+from septet.checkpoints.compvis_keys import is_compvis_unet
+from septet.checkpoints.keys import modern_keys
+from septet.checkpoints.unet_2d import (
+    authors_config,
+    is_authors_unet,
+    unet_config,
+    unet_heads,
+    unet_keys,
+)
+from septet.checkpoints.unet_2d_condition import (
+    authors_condition_config,
+    condition_config,
+    condition_keys,
+)
 
 
 @dataclass(frozen=True)
@@ -32,12 +46,16 @@ class Conversion:
         is_authors: Tells whether weights, as they are in the file, have the authors' names.
         infer: Infers the configuration from the authors' weights under today's names; None where
             shapes do not say enough.
+        finish: Converts what can only be understood with the configuration; today's weights stay.
     """
 
     config: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
     keys: Callable[[Mapping[str, Tensor], Path], dict[str, Tensor]] = modern_keys
     is_authors: Callable[[Mapping[str, Tensor]], bool] = lambda _: False
     infer: Callable[[Mapping[str, Tensor], Path], dict[str, Any]] | None = None
+    finish: Callable[[Mapping[str, Tensor], Mapping[str, Any], Path], dict[str, Tensor]] = (
+        lambda tensors, _config, _path: dict(tensors)
+    )
 
 
 CONVERSIONS = {
@@ -45,6 +63,10 @@ CONVERSIONS = {
     "LDMBertModel": Conversion(bert_config, bert_keys, is_authors_bert, infer_bert),
     "UNet2DModel": Conversion(unet_config, unet_keys, is_authors_unet, authors_config),
     "VQModel": Conversion(vq_config, autoencoder_keys, is_authors_autoencoder, infer_vq),
+    "UNet2DModel": Conversion(unet_config, unet_keys, is_authors_unet, authors_config, unet_heads),
+    "UNet2DConditionModel": Conversion(
+        condition_config, condition_keys, is_compvis_unet, authors_condition_config
+    ),
 }
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 # torch.nn.DataParallel puts this before every name.
 _PARALLEL = "module."
+# In the trainings of CompVis: the network that is trained, and the averages of its weights.
+_MODEL = "model."
+_EMA = "model_ema."
 # Trained along by an option of the authors' that sampling never reads.
 _UNUSED = ("logvar",)
 
@@ -25,11 +28,12 @@ def read_single_file(path: Path, *, use_ema: bool = True) -> dict[str, Tensor]:
     Args:
         path: A safetensors or pickled file with weights by name; or what DDIM's training saves,
             ``[weights, optimizer, epoch, step, averaged weights]``; or PNDM's, the same without
-            the last (its averaged weights are a file of their own).
+            the last (its averaged weights are a file of their own); or what CompVis' trainings
+            save, ``{"state_dict": weights, ...}``, where averaged weights lie under ``model_ema.``.
         use_ema: Whether to take the averaged weights where the file has both.
 
     Returns:
-        The weights under the authors' names.
+        The weights under the authors' names; those of several networks where the file has them.
 
     Raises:
         CheckpointError: If the file is damaged, would run code, or holds something else.
@@ -40,7 +44,22 @@ def read_single_file(path: Path, *, use_ema: bool = True) -> dict[str, Tensor]:
         tensors = read_tensors(path)
     if tensors and all(key.startswith(_PARALLEL) for key in tensors):
         tensors = {key.removeprefix(_PARALLEL): tensor for key, tensor in tensors.items()}
+    tensors = _averaged(tensors, use_ema)
     return {key: tensor for key, tensor in tensors.items() if key not in _UNUSED}
+
+
+def _averaged(tensors: Mapping[str, Tensor], use_ema: bool) -> dict[str, Tensor]:
+    """Choose between the weights of CompVis' trainings and their averages.
+
+    An average has the name of its weight without dots, under another prefix.
+    """
+    result = {key: tensor for key, tensor in tensors.items() if not key.startswith(_EMA)}
+    if use_ema and len(result) < len(tensors):
+        for key in result:
+            average = _EMA + key.removeprefix(_MODEL).replace(".", "")
+            if key.startswith(_MODEL) and average in tensors:
+                result[key] = tensors[average]
+    return result
 
 
 def _weights_of(value: object, use_ema: bool, path: Path) -> object:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
+from septet.checkpoints.compvis_keys import compvis_keys, is_compvis_unet
 from septet.checkpoints.early_keys import early_keys
-from septet.checkpoints.keys import july_keys
-from septet.config import brief, check_bool, check_int, each
+from septet.checkpoints.keys import july_keys, renamed
+from septet.checkpoints.shapes import MAX_LEVELS, unet_levels, width
+from septet.config import check_bool, check_int, each
 from septet.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -47,6 +50,21 @@ _EARLY_FIXED = {
     "norm_num_groups": 32,
     "time_embedding_type": "positional",
 }
+# The same of latent diffusion's networks without a text. Shapes tell neither the width of a head nor
+# the sample size; both are those of the published ones.
+_COMPVIS_FIXED = {
+    **_EARLY_FIXED,
+    "attention_head_dim": 32,
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "norm_eps": 1e-5,
+}
+_COMPVIS_SIZE = 64
+# Names within its attention layers. Query, key and value are one layer, see unet_heads.
+_COMPVIS_ATTENTION = re.compile(r"(.*\battentions\.\d+\.)(norm|proj_out)\.(weight|bias)")
+_COMPVIS_NAMES = {"norm": "group_norm", "proj_out": "to_out.0"}
+_PACKED = re.compile(r"(.*\battentions\.\d+\.)qkv\.(weight|bias)")
 #: The resolution at which all published networks of the authors attend.
 _ATTENTION_SIZE = 16
 
@@ -72,8 +90,6 @@ _JULY_IGNORED = (
 _BLOCK_PREFIX = "UNetRes"
 
 _MAX_CHANNELS = 1 << 14
-_MAX_LEVELS = 12
-_MAX_LAYERS = 32
 
 
 def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,7 +105,7 @@ def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
     is_early = config.get("_class_name") == "UNetModel" or config.get("ch_mult") is not None
     if is_early and not any(key in config for key in widths):
         return _early_config(config)
-    return _july_config(config)
+    return july_config(config, "UNetUnconditionalModel", _JULY_DEFAULTS)
 
 
 def _early_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +122,7 @@ def _early_config(config: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {**_EARLY_DEFAULTS, **given}
     check_int("resolution", values["resolution"], 1, 1 << 20)
     check_int("ch", values["ch"], 1, _MAX_CHANNELS)
-    for key, factor in each("ch_mult", values["ch_mult"], 1, _MAX_LEVELS):
+    for key, factor in each("ch_mult", values["ch_mult"], 1, MAX_LEVELS):
         check_int(key, factor, 1, _MAX_CHANNELS)
     for key, size in each("attn_resolutions", values["attn_resolutions"], 0, 64):
         check_int(key, size, 1, 1 << 20)
@@ -129,12 +145,23 @@ def _block_types(attends: list[bool]) -> dict[str, tuple[str, ...]]:
     return {"down_block_types": down, "up_block_types": up}
 
 
-def _july_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate the keys of July 2022; a configuration of a later time stays as it is."""
+def july_config(
+    config: Mapping[str, Any], class_name: str, defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Translate the keys of July 2022; a configuration of a later time stays as it is.
+
+    Args:
+        config: The content of a ``config.json``.
+        class_name: The name of the class in July 2022.
+        defaults: Its defaults, under today's names, where they were others than today's.
+
+    Raises:
+        ValueError: If a key is there under two names.
+    """
     result: dict[str, Any] = {}
-    is_july = config.get("_class_name") == "UNetUnconditionalModel" or "block_channels" in config
+    is_july = config.get("_class_name") == class_name or "block_channels" in config
     if is_july:
-        result.update(_JULY_DEFAULTS)
+        result.update(defaults)
     seen: dict[str, str] = {}
     for key, value in config.items():
         if is_july and key in _JULY_IGNORED:
@@ -163,6 +190,8 @@ def unet_keys(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: If a weight is there under two names.
     """
+    if is_compvis_unet(tensors):
+        return renamed(compvis_keys(tensors, path), _compvis_attention, path)
     if is_authors_unet(tensors):
         return early_keys(tensors, path)
     return july_keys(tensors, path)
@@ -170,7 +199,7 @@ def unet_keys(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 def is_authors_unet(tensors: Mapping[str, Tensor]) -> bool:
     """Tell whether weights have the authors' names."""
-    return "temb.dense.0.weight" in tensors
+    return "temb.dense.0.weight" in tensors or is_compvis_unet(tensors)
 
 
 def authors_config(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
@@ -186,36 +215,67 @@ def authors_config(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If the weights are not those of such a network.
     """
-    levels = _count(tensors, "down_blocks.{}.resnets.0.conv1.weight", _MAX_LEVELS)
-    layers = _count(tensors, "down_blocks.0.resnets.{}.conv1.weight", _MAX_LAYERS)
-    if not levels or not layers:
-        raise CheckpointError(f"{path}: does not hold the weights of a UNet")
+    levels, layers = unet_levels(tensors, path)
+    if any(".transformer_blocks." in key for key in tensors):
+        raise CheckpointError(
+            f"{path}: holds a UNet with spatial transformers, which is a 'UNet2DConditionModel'"
+        )
     attends = [
-        f"down_blocks.{level}.attentions.0.to_q.weight" in tensors for level in range(levels)
+        f"down_blocks.{level}.attentions.0.group_norm.weight" in tensors for level in range(levels)
     ]
+    is_compvis = any(_PACKED.fullmatch(key) for key in tensors)
     size = _ATTENTION_SIZE << attends.index(True) if sum(attends) == 1 else None
     return {
-        **_EARLY_FIXED,
-        "sample_size": size,
-        "in_channels": _width(tensors, "conv_in.weight", 1, path),
-        "out_channels": _width(tensors, "conv_out.weight", 0, path),
+        **(_COMPVIS_FIXED if is_compvis else _EARLY_FIXED),
+        "sample_size": _COMPVIS_SIZE if is_compvis else size,
+        "in_channels": width(tensors, "conv_in.weight", 1, path),
+        "out_channels": width(tensors, "conv_out.weight", 0, path),
         "layers_per_block": layers,
         "block_out_channels": tuple(
-            _width(tensors, f"down_blocks.{level}.resnets.0.conv1.weight", 0, path)
+            width(tensors, f"down_blocks.{level}.resnets.0.conv1.weight", 0, path)
             for level in range(levels)
         ),
         **_block_types(attends),
     }
 
 
-def _count(tensors: Mapping[str, Tensor], key: str, most: int) -> int:
-    """Count how many of consecutive keys there are."""
-    return next((n for n in range(most) if key.format(n) not in tensors), most)
+def unet_heads(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], path: Path
+) -> dict[str, Tensor]:
+    """Take apart query, key and value of latent diffusion's network without a text.
+
+    They are one layer there, whose rows are query, key and value of the first head, of the second
+    head, and so on.
+
+    Args:
+        tensors: Weights under today's names, but for these.
+        config: The network's configuration, which tells how wide a head is.
+        path: Where they come from, for the error message.
+
+    Raises:
+        CheckpointError: If they do not have the shape of such a layer.
+    """
+    result: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        match = _PACKED.fullmatch(key)
+        if match is None:
+            is_matrix = key.endswith(".to_out.0.weight") and tensor.ndim == 3
+            result[key] = tensor.squeeze(-1) if is_matrix else tensor
+            continue
+        channels = tensor.shape[0] // 3 if tensor.ndim else 0
+        head_dim = config["attention_head_dim"] or channels
+        if not channels or tensor.shape[0] % 3 or channels % head_dim:
+            raise CheckpointError(
+                f"{path}: {key!r} must hold query, key and value of heads {head_dim} wide, got "
+                f"shape {list(tensor.shape)}"
+            )
+        parts = tensor.reshape(channels // head_dim, 3, head_dim, *tensor.shape[1:]).unbind(1)
+        for name, one in zip(("to_q", "to_k", "to_v"), parts, strict=True):
+            rows = one.flatten(0, 1)
+            result[f"{match[1]}{name}.{match[2]}"] = rows.squeeze(-1) if rows.ndim == 3 else rows
+    return result
 
 
-def _width(tensors: Mapping[str, Tensor], key: str, axis: int, path: Path) -> int:
-    tensor = tensors.get(key)
-    if tensor is None or tensor.ndim != 4:
-        shape = "nothing" if tensor is None else list(tensor.shape)
-        raise CheckpointError(f"{path}: {brief(key)} must be a convolution, got {shape}")
-    return tensor.shape[axis]
+def _compvis_attention(key: str) -> str:
+    match = _COMPVIS_ATTENTION.fullmatch(key)
+    return f"{match[1]}{_COMPVIS_NAMES[match[2]]}.{match[3]}" if match else key

@@ -194,6 +194,7 @@ class PretrainedModel(nn.Module):
         self: ModelT, tensors: Mapping[str, torch.Tensor], path: Path, dtype: torch.dtype
     ) -> ModelT:
         """Use weights from a file, once they are known to suit, and get ready to sample."""
+        tensors = conversion(type(self).__name__).finish(tensors, self.config, path)
         match_keys(self.state_dict(), tensors, path)
         # Copied in any case: then the weights are aligned for vector loads, which a file does not
         # promise, and no longer depend on the file.
