@@ -12,6 +12,8 @@ PIPELINE_ALIASES = {
     "PNDM": "PNDMPipeline",
     "LatentDiffusion": "LDMTextToImagePipeline",
     "LatentDiffusionPipeline": "LDMTextToImagePipeline",
+    "StableDiffusionPipeline": "LDMTextToImagePipeline",
+    "LatentDiffusionUncondPipeline": "LDMPipeline",
     "GLIDE": "GlidePipeline",
     "Glide": "GlidePipeline",
     "GLIDEPipeline": "GlidePipeline",

@@ -17,9 +17,7 @@ from septet.checkpoints.autoencoder import (
     kl_config,
     vq_config,
 )
-from septet.checkpoints.keys import modern_keys
 from septet.checkpoints.ldm_bert import bert_config, bert_keys, infer_bert, is_authors_bert
-from septet.checkpoints.unet_2d import authors_config, is_authors_unet, unet_config, unet_keys
 from septet.checkpoints.compvis_keys import is_compvis_unet
 from septet.checkpoints.keys import modern_keys
 from septet.checkpoints.unet_2d import (
@@ -61,7 +59,6 @@ class Conversion:
 CONVERSIONS = {
     "AutoencoderKL": Conversion(kl_config, autoencoder_keys, is_authors_autoencoder, infer_kl),
     "LDMBertModel": Conversion(bert_config, bert_keys, is_authors_bert, infer_bert),
-    "UNet2DModel": Conversion(unet_config, unet_keys, is_authors_unet, authors_config),
     "VQModel": Conversion(vq_config, autoencoder_keys, is_authors_autoencoder, infer_vq),
     "UNet2DModel": Conversion(unet_config, unet_keys, is_authors_unet, authors_config, unet_heads),
     "UNet2DConditionModel": Conversion(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,13 @@ INDEX_NAME = "model_index.json"
 
 # A class name in a file is only ever looked up here, after its alias of 2022 has been replaced: it
 # never decides what gets imported.
-PIPELINE_CLASSES = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline")
+PIPELINE_CLASSES = (
+    "DDPMPipeline",
+    "DDIMPipeline",
+    "PNDMPipeline",
+    "LDMPipeline",
+    "LDMTextToImagePipeline",
+)
 MODEL_CLASSES = (
     "UNet2DModel",
     "UNet2DConditionModel",
@@ -107,6 +113,25 @@ class CheckpointFolder:
                     raise CheckpointError(f"{where}: component {found.name!r} is there twice")
                 components[found.name] = found
         return cls(path, class_name, components, options)
+
+    def renamed(self, aliases: Mapping[str, str]) -> CheckpointFolder:
+        """Return the same folder with other names for some components.
+
+        Args:
+            aliases: Wanted name by name in the index file.
+
+        Raises:
+            CheckpointError: If a component then is there twice.
+        """
+        components: dict[str, Component] = {}
+        for name, part in self.components.items():
+            today = aliases.get(name, name)
+            if today in components:
+                raise CheckpointError(
+                    f"{self.path / INDEX_NAME}: component {today!r} is there twice"
+                )
+            components[today] = replace(part, name=today)
+        return replace(self, components=components)
 
     def component(self, name: str, *class_names: str) -> Component:
         """Return a component, checking its class.

@@ -3,6 +3,8 @@
 from septet.pipelines.base import DiffusionPipeline
 from septet.pipelines.ddim import DDIMPipeline
 from septet.pipelines.ddpm import DDPMPipeline
+from septet.pipelines.latent_diffusion import LatentDiffusionPipeline, LDMTextToImagePipeline
+from septet.pipelines.latent_unconditional import LDMPipeline
 from septet.pipelines.output import ImagePipelineOutput
 from septet.pipelines.pndm import PNDMPipeline
 
@@ -11,5 +13,8 @@ __all__ = [
     "DDPMPipeline",
     "DiffusionPipeline",
     "ImagePipelineOutput",
+    "LDMPipeline",
+    "LDMTextToImagePipeline",
+    "LatentDiffusionPipeline",
     "PNDMPipeline",
 ]

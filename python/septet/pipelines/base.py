@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from septet.checkpoints import CheckpointFolder, HubOptions, locate, write_index
-from septet.checkpoints.folder import TRANSFORMERS_CLASSES
+from septet.checkpoints.folder import SCHEDULER_CLASSES, TRANSFORMERS_CLASSES
 from septet.checkpoints.hub import pipeline_files
 from septet.pipelines.loading import Dtypes, check_names, dtype_by_component, load_component
 from septet.pipelines.registry import find_class
-from septet.sampling import PreparedModel, StepCallback
-from septet.schedulers import StepTable
+from septet.random import Generators
+from septet.sampling import PreparedModel, SamplingLoop, StepCallback
+from septet.schedulers import Scheduler, StepTable
 
 if TYPE_CHECKING:
     import os
@@ -43,6 +44,10 @@ class DiffusionPipeline:
     component_names: ClassVar[tuple[str, ...]] = ()
     #: Those of them that may be None.
     optional_components: ClassVar[frozenset[str]] = frozenset()
+    #: Other names of components in index files.
+    component_aliases: ClassVar[Mapping[str, str]] = {}
+    #: The class name in index files, where it is not that of the class.
+    index_name: ClassVar[str | None] = None
     _callback_tensor_inputs: ClassVar[tuple[str, ...]] = (
         "latents",
         "sample",
@@ -150,6 +155,7 @@ class DiffusionPipeline:
         root = locate(folder, options, pipeline_files(variant, use_safetensors))
         opened = CheckpointFolder.open(root)
         chosen = find_class(opened.class_name) if cls is DiffusionPipeline else cls
+        opened = opened.renamed(chosen.component_aliases)
         names = chosen.component_names
         check_names(components, names, chosen.__name__)
         dtypes = dtype_by_component(names, dtype, torch_dtype)
@@ -190,7 +196,7 @@ class DiffusionPipeline:
             library = "transformers" if class_name in TRANSFORMERS_CLASSES else "diffusers"
             entries[name] = (library, class_name)
         # last, so that a folder with an index is complete
-        write_index(path, type(self).__name__, entries)
+        write_index(path, self.index_name or type(self).__name__, entries)
 
     # -- runs -----------------------------------------------------------------------------------
 
@@ -227,6 +233,38 @@ class DiffusionPipeline:
                 )
         return names
 
+    def _sample(
+        self,
+        table: StepTable,
+        model: PreparedModel,
+        sample: Tensor,
+        generator: Generators,
+        callback: PipelineCallback | None,
+        names: Sequence[str],
+        **options: Tensor | None,
+    ) -> Tensor:
+        """Run the loop, showing progress, until it ends or :attr:`interrupt` is set.
+
+        Args:
+            table: The steps.
+            model: What predicts.
+            sample: The starting noise.
+            generator: Where further noise comes from.
+            callback: Called after every step.
+            names: What it is shown, as :meth:`_check_callback` returns it.
+            **options: Further arguments of the loop's call.
+        """
+        self._interrupt = False
+        loop = SamplingLoop(
+            table,
+            generator=generator,
+            progress=self.progress_bar,
+            callback=self._step_callback(callback, names),
+            callback_tensors=loop_tensors(names),
+            interrupted=lambda: self._interrupt,
+        )
+        return loop(model, sample, **options)
+
     def _step_callback(
         self, callback: PipelineCallback | None, names: Sequence[str]
     ) -> StepCallback | None:
@@ -250,6 +288,25 @@ class DiffusionPipeline:
 def loop_tensors(names: Sequence[str]) -> tuple[str, ...]:
     """Return what the loop must show so that a callback can see these names."""
     return tuple(dict.fromkeys(("sample", *(_ALIASES.get(name, name) for name in names))))
+
+
+def as_scheduler(scheduler: Any, wanted: type[Scheduler] | None = None) -> Scheduler:
+    """Return a scheduler as it is, or one of septet's made from its configuration.
+
+    Args:
+        scheduler: A scheduler of septet or diffusers.
+        wanted: The class it must be an instance of; None for any of septet's.
+
+    Raises:
+        ValueError: If it is of an unknown kind.
+    """
+    if isinstance(scheduler, wanted or Scheduler):
+        return scheduler
+    name = type(scheduler).__name__
+    if name not in SCHEDULER_CLASSES or not hasattr(scheduler, "config"):
+        raise ValueError(f"scheduler must be one of {SCHEDULER_CLASSES}, got {name}")
+    made: Scheduler = (wanted or find_class(name)).from_config(scheduler.config)
+    return made
 
 
 def prepare(model: Any, table: StepTable, device: torch.device) -> PreparedModel:

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
-from septet.checkpoints.folder import SCHEDULER_CLASSES
-from septet.pipelines.base import DiffusionPipeline, PipelineCallback, loop_tensors, prepare
+from septet.pipelines.base import DiffusionPipeline, PipelineCallback, as_scheduler, prepare
 from septet.pipelines.loading import check_names, dtype_by_component, unconditional_components
 from septet.pipelines.output import ImagePipelineOutput, check_output_type, to_images
-from septet.pipelines.registry import find_class
 from septet.random import Generators, check_generator, randn_tensor
-from septet.sampling import SamplingLoop
 from septet.schedulers import Scheduler, StepTable
 
 if TYPE_CHECKING:
@@ -52,14 +49,7 @@ class UnconditionalImagePipeline(DiffusionPipeline):
 
     @scheduler.setter
     def scheduler(self, scheduler: Any) -> None:
-        wanted = self.scheduler_class
-        if isinstance(scheduler, wanted or Scheduler):
-            self._scheduler: Scheduler = scheduler
-            return
-        name = type(scheduler).__name__
-        if name not in SCHEDULER_CLASSES or not hasattr(scheduler, "config"):
-            raise ValueError(f"scheduler must be one of {SCHEDULER_CLASSES}, got {name}")
-        self._scheduler = (wanted or find_class(name)).from_config(scheduler.config)
+        self._scheduler = as_scheduler(scheduler, self.scheduler_class)
 
     @classmethod
     def from_single_file(
@@ -112,42 +102,41 @@ class UnconditionalImagePipeline(DiffusionPipeline):
         noise_dtype: torch.dtype | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Check the arguments, then run; ``make_table`` is called once the timesteps are set."""
-        shape = self._sample_shape(batch_size)
+        shape = sample_shape(self.unet.config, batch_size)
         device, dtype = self.device, self.dtype
         check_output_type(output_type, shape[1])
-        check_generator(generator, batch_size, device)
+        check_generator(generator, shape[0], device)
         names = self._check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         self.scheduler.set_timesteps(num_inference_steps)
         table = make_table()
 
-        self._interrupt = False
-        loop = SamplingLoop(
-            table,
-            generator=generator,
-            progress=self.progress_bar,
-            callback=self._step_callback(callback_on_step_end, names),
-            callback_tensors=loop_tensors(names),
-            interrupted=lambda: self._interrupt,
-        )
         noise = randn_tensor(shape, generator, device, noise_dtype or dtype).to(dtype)
-        sample = loop(prepare(self.unet, table, device), noise * self.scheduler.init_noise_sigma)
+        sample = self._sample(
+            table,
+            prepare(self.unet, table, device),
+            noise * self.scheduler.init_noise_sigma,
+            generator,
+            callback_on_step_end,
+            names,
+        )
         images = to_images(sample, output_type)
         return ImagePipelineOutput(images) if return_dict else (images,)
 
-    def _sample_shape(self, batch_size: int) -> tuple[int, int, int, int]:
-        """Return ``(B, C, H, W)``.
 
-        Raises:
-            ValueError: If the batch size is no positive integer, or the network has no image size.
-        """
-        try:
-            batch = operator.index(batch_size)
-        except TypeError:
-            batch = 0
-        if isinstance(batch_size, bool) or batch < 1:
-            raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
-        size = self.unet.config.sample_size
-        if size is None:
-            raise ValueError("unet.config.sample_size must be set, to know how large images are")
-        height, width = (size, size) if isinstance(size, int) else size
-        return batch, self.unet.config.in_channels, height, width
+def sample_shape(config: Any, batch_size: int) -> tuple[int, int, int, int]:
+    """Return the shape ``(B, C, H, W)`` of what a network with this configuration denoises.
+
+    Raises:
+        ValueError: If the batch size is no positive integer, or the network has no image size.
+    """
+    try:
+        batch = operator.index(batch_size)
+    except TypeError:
+        batch = 0
+    if isinstance(batch_size, bool) or batch < 1:
+        raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
+    size = config.sample_size
+    if size is None:
+        raise ValueError("unet.config.sample_size must be set, to know how large images are")
+    height, width = (size, size) if isinstance(size, int) else size
+    return batch, config.in_channels, height, width
