@@ -92,7 +92,9 @@ def test_run_writes_a_grid_into_one_file(checkpoint, tmp_path):
     [
         ([], 2, "COMMAND"),
         (["fly"], 2, "fly"),
-        (["run"], 2, "--model"),
+        (["run"], 2, "--model is needed"),
+        (["run", "--model", "{}", "--prompt", "a"], 2, "--prompt does not go with a DDPMPipeline"),
+        (["run", "--model", "{}", "--height", "64"], 2, "--height does not go with"),
         (["run", "--model", "{}", "--steps", "0"], 2, "at least 1"),
         (["run", "--model", "{}", "--steps", "many"], 2, "many"),
         (["run", "--model", "{}", "--steps", "2000"], 2, "num_inference_steps"),

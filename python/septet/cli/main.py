@@ -128,7 +128,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_run_arguments(run: argparse.ArgumentParser) -> None:
-    run.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder")
+    run.add_argument(
+        "--model", type=Path, metavar="DIR", help="checkpoint folder (with --prompt: demo emoji)"
+    )
+    run.add_argument("--prompt", help="what to draw, for text-to-image checkpoints")
+    run.add_argument("--negative-prompt", metavar="PROMPT", help="what not to draw")
+    run.add_argument("--guidance-scale", type=float, metavar="SCALE", help="weight of the prompt")
+    run.add_argument("--height", type=_positive, help="in pixels")
+    run.add_argument("--width", type=_positive, help="in pixels")
     run.add_argument(
         "--output",
         type=Path,

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from septet import pipelines
+from septet import pipelines, schedulers
 from septet.cli.files import grid, save_png
 from septet.cli.main import UsageError
 from septet.errors import CheckpointError
 from septet.pipelines.output import to_pil
 
-_PIPELINES = {
+_UNCONDITIONAL = {
     "ddpm": pipelines.DDPMPipeline,
     "ddim": pipelines.DDIMPipeline,
     "pndm": pipelines.PNDMPipeline,
+}
+_SCHEDULERS: dict[str, type[schedulers.Scheduler]] = {
+    "ddpm": schedulers.DDPMScheduler,
+    "ddim": schedulers.DDIMScheduler,
+    "pndm": schedulers.PNDMScheduler,
+}
+#: What a pipeline calls the value of an option.
+_OPTIONS = {
+    "prompt": "prompt",
+    "negative_prompt": "negative_prompt",
+    "guidance_scale": "guidance_scale",
+    "height": "height",
+    "width": "width",
+    "steps": "num_inference_steps",
+    "eta": "eta",
 }
 
 
@@ -30,10 +47,8 @@ def run_checkpoint(arguments: argparse.Namespace) -> None:
         CheckpointError: If the checkpoint cannot be read.
         OSError: If a picture cannot be written.
     """
-    chosen: Any = _PIPELINES.get(arguments.scheduler, pipelines.DiffusionPipeline)
-    dtype = getattr(torch, arguments.dtype)
     try:
-        pipe = chosen.from_pretrained(arguments.model, dtype=dtype, variant=arguments.variant)
+        pipe = _load(arguments)
         pipe.to(arguments.device)
         images = pipe(**_call_arguments(arguments, pipe), output_type="np").images
     except CheckpointError:
@@ -43,17 +58,44 @@ def run_checkpoint(arguments: argparse.Namespace) -> None:
     write_images(images, arguments.output)
 
 
+def _load(arguments: argparse.Namespace) -> Any:
+    """Load the pipeline, with the sampler that was asked for."""
+    folder = arguments.model
+    if folder is None:
+        if arguments.prompt is None:
+            raise UsageError("--model is needed; only --prompt works without, on the demo's emoji")
+        folder = Path(str(resources.files("septet") / "assets" / "emoji"))
+    pipe: Any = pipelines.DiffusionPipeline.from_pretrained(
+        folder, dtype=getattr(torch, arguments.dtype), variant=arguments.variant
+    )
+    wanted = arguments.scheduler
+    if wanted is None:
+        return pipe
+    if isinstance(pipe, pipelines.DDPMPipeline | pipelines.DDIMPipeline | pipelines.PNDMPipeline):
+        return _UNCONDITIONAL[wanted](pipe.unet, pipe.scheduler)
+    if not isinstance(pipe, pipelines.LatentDiffusionPipeline | pipelines.LDMPipeline):
+        raise UsageError(f"--scheduler does not go with a {type(pipe).__name__}: it has its own")
+    pipe.scheduler = _SCHEDULERS[wanted].from_config(pipe.scheduler.config)
+    return pipe
+
+
 def _call_arguments(arguments: argparse.Namespace, pipe: Any) -> dict[str, Any]:
+    known = inspect.signature(pipe.__call__).parameters
+    if "prompt" in known and arguments.prompt is None:
+        raise UsageError(f"--prompt is needed: the checkpoint is a {type(pipe).__name__}")
+    count = "num_images_per_prompt" if "num_images_per_prompt" in known else "batch_size"
     call: dict[str, Any] = {
-        "batch_size": arguments.batch,
+        count: arguments.batch,
         "generator": torch.Generator().manual_seed(arguments.seed),
     }
-    if arguments.steps is not None:
-        call["num_inference_steps"] = arguments.steps
-    if arguments.eta is not None:
-        if not isinstance(pipe, pipelines.DDIMPipeline):
-            raise ValueError("--eta needs --scheduler ddim: no other sampler has it")
-        call["eta"] = arguments.eta
+    for option, name in _OPTIONS.items():
+        value = getattr(arguments, option)
+        if value is None:
+            continue
+        if name not in known:
+            flag = option.replace("_", "-")
+            raise UsageError(f"--{flag} does not go with a {type(pipe).__name__}")
+        call[name] = value
     return call
 
 
