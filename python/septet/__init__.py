@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from septet.backend import use_backend
     from septet.errors import CheckpointError, LibraryError
-    from septet.models import AutoencoderKL, LDMBertModel, UNet2DModel, VQModel
-    from septet.models import UNet2DConditionModel, UNet2DModel
+    from septet.models import (
+        AutoencoderKL,
+        LDMBertModel,
+        UNet2DConditionModel,
+        UNet2DModel,
+        VQModel,
+    )
     from septet.pipelines import (
         DDIMPipeline,
         DDPMPipeline,

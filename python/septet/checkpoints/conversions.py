@@ -17,9 +17,9 @@ from septet.checkpoints.autoencoder import (
     kl_config,
     vq_config,
 )
-from septet.checkpoints.ldm_bert import bert_config, bert_keys, infer_bert, is_authors_bert
 from septet.checkpoints.compvis_keys import is_compvis_unet
 from septet.checkpoints.keys import modern_keys
+from septet.checkpoints.ldm_bert import bert_config, bert_keys, infer_bert, is_authors_bert
 from septet.checkpoints.unet_2d import (
     authors_config,
     is_authors_unet,

@@ -4,9 +4,8 @@ from septet.nn.activation import ACTIVATIONS, activation
 from septet.nn.attention import SpatialAttention
 from septet.nn.autoencoder import AutoencoderBlock2D, Decoder, Encoder
 from septet.nn.blocks import DownBlock2D, MidBlock2D, UpBlock2D
-from septet.nn.conv import Conv2d, channels_last_on_cpu
 from septet.nn.context import TextContext, repeat_rows
-from septet.nn.conv import Conv2d
+from septet.nn.conv import Conv2d, channels_last_on_cpu
 from septet.nn.embedding import TimestepEmbedding, sinusoidal_embedding
 from septet.nn.norm import GroupNormAct
 from septet.nn.quantize import VectorQuantizer
@@ -18,8 +17,8 @@ __all__ = [
     "ACTIVATIONS",
     "AutoencoderBlock2D",
     "Conv2d",
-    "Decoder",
     "CrossAttention",
+    "Decoder",
     "DownBlock2D",
     "Downsample2D",
     "Encoder",
