@@ -155,8 +155,8 @@ def export(model: UNet2DModel, folder: Path) -> None:
     (folder / "scheduler").mkdir(exist_ok=True)
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER_CONFIG)
     components = {
-        "unet": ("diffusers", "UNet2DModel"),
-        "scheduler": ("diffusers", "DDPMScheduler"),
+        "unet": "UNet2DModel",
+        "scheduler": "DDPMScheduler",
     }
     write_index(folder, "DDPMPipeline", components)
 

@@ -40,7 +40,12 @@ def test_sub_folders_with_root_fallback(tmp_path: Path) -> None:
 
 
 def test_absent_components_and_options(tmp_path: Path) -> None:
-    make(tmp_path, safety_checker=[None, None], requires_safety_checker=False)
+    make(
+        tmp_path,
+        safety_checker=[None, None],
+        feature_extractor=["transformers", "CLIPFeatureExtractor"],
+        requires_safety_checker=False,
+    )
     folder = CheckpointFolder.open(tmp_path)
     assert sorted(folder.components) == ["scheduler", "unet"]
     assert folder.options == {"requires_safety_checker": False}
@@ -51,26 +56,35 @@ def test_absent_components_and_options(tmp_path: Path) -> None:
 
 
 def test_write_index(tmp_path: Path) -> None:
-    components = {"unet": ("diffusers", "UNet2DModel"), "scheduler": ("diffusers", "DDIMScheduler")}
-    write_index(tmp_path, "DDIMPipeline", components)
+    classes = {
+        "unet": "UNet2DModel",
+        "text_encoder": "CLIPTextModel",
+        "bert": "LDMBertModel",
+        "upscale_unet": None,
+    }
+    write_index(tmp_path, "DDIMPipeline", classes)
     folder = CheckpointFolder.open(tmp_path)
     assert folder.class_name == "DDIMPipeline"
     found = {name: (part.library, part.class_name) for name, part in folder.components.items()}
-    assert found == components
+    assert found == {
+        "unet": ("diffusers", "UNet2DModel"),
+        "text_encoder": ("transformers", "CLIPTextModel"),
+        "bert": ("latent_diffusion", "LDMBertModel"),
+    }
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"_class_name": "StableDiffusionPipeline"}, "_class_name is 'StableDiffusionPipeline'"),
+        ({"_class_name": "FluxPipeline"}, "_class_name is 'FluxPipeline'"),
         ({"_class_name": None}, r"_class_name is None, expected one of \['DDPMPipeline'"),
         ({"_class_name": ["DDPMPipeline"]}, r"_class_name is \['DDPMPipeline'\]"),
         ({"unet": ["os", "system"]}, "component 'unet' is 'system', expected one of"),
         ({"unet": ["diffusers", None]}, r"component 'unet' must be \[library, class\]"),
         ({"unet": ["diffusers"]}, r"component 'unet' must be \[library, class\]"),
         ({"unet": []}, r"component 'unet' must be \[library, class\]"),
-        ({"unet": ["diffusers", "UNetLDMModel"]}, "component 'unet' is 'UNetLDMModel', expected"),
-        ({"_class_name": "GLIDE"}, "_class_name is 'GLIDE', expected one of"),
+        ({"unet": ["diffusers", "UNet1DModel"]}, "component 'unet' is 'UNet1DModel', expected"),
+        ({"_class_name": "Kandinsky"}, "_class_name is 'Kandinsky', expected one of"),
         ({"noise_scheduler": ["diffusers", "DDPMScheduler"]}, "'scheduler' is there twice"),
         ({"../unet": ["diffusers", "UNet2DModel"]}, "must be a name inside it"),
     ],

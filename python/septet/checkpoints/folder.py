@@ -49,6 +49,20 @@ TRANSFORMERS_CLASSES = (
     "CLIPTokenizer",
     "CLIPTokenizerFast",
 )
+#: Where diffusers looks for its classes that are not in its own name space, and for transformers'.
+_LIBRARIES = {"LDMBertModel": "latent_diffusion"} | dict.fromkeys(
+    TRANSFORMERS_CLASSES, "transformers"
+)
+#: Parts of Stable Diffusion checkpoints that have no say in the picture; they are left alone.
+_UNUSED_CLASSES = [
+    [name]
+    for name in (
+        "StableDiffusionSafetyChecker",
+        "CLIPFeatureExtractor",
+        "CLIPImageProcessor",
+        "CLIPVisionModelWithProjection",
+    )
+]
 
 
 @dataclass(frozen=True)
@@ -107,7 +121,7 @@ class CheckpointFolder:
                 continue
             if not isinstance(entry, list):
                 options[name] = entry
-            elif entry != [None, None]:
+            elif entry != [None, None] and entry[1:] not in _UNUSED_CLASSES:
                 found = _component(path, name, entry)
                 if found.name in components:
                     raise CheckpointError(f"{where}: component {found.name!r} is there twice")
@@ -160,16 +174,19 @@ class CheckpointFolder:
 def write_index(
     folder: str | os.PathLike[str],
     class_name: str,
-    components: Mapping[str, tuple[str, str] | None],
+    components: Mapping[str, str | None],
 ) -> None:
     """Write the index file of a checkpoint folder.
 
     Args:
         folder: An existing folder.
         class_name: The pipeline class.
-        components: Library and class name by component name, None for an absent component.
+        components: Class name by component name, None for an absent component.
     """
-    entries = {name: list(part or (None, None)) for name, part in components.items()}
+    entries = {
+        name: [None, None] if part is None else [_LIBRARIES.get(part, "diffusers"), part]
+        for name, part in components.items()
+    }
     write_json(Path(folder) / INDEX_NAME, {"_class_name": class_name, **entries})
 
 

@@ -50,8 +50,8 @@ _EARLY_FIXED = {
     "norm_num_groups": 32,
     "time_embedding_type": "positional",
 }
-# The same of latent diffusion's networks without a text. Shapes tell neither the width of a head nor
-# the sample size; both are those of the published ones.
+# The same of latent diffusion's networks without a text. Shapes tell neither the width of a head
+# nor the sample size; both are those of the published ones.
 _COMPVIS_FIXED = {
     **_EARLY_FIXED,
     "attention_head_dim": 32,

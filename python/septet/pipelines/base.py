@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from septet.checkpoints import CheckpointFolder, HubOptions, locate, write_index
-from septet.checkpoints.folder import SCHEDULER_CLASSES, TRANSFORMERS_CLASSES
+from septet.checkpoints.folder import SCHEDULER_CLASSES
 from septet.checkpoints.hub import pipeline_files
 from septet.pipelines.loading import Dtypes, check_names, dtype_by_component, load_component
 from septet.pipelines.registry import find_class
@@ -185,16 +185,14 @@ class DiffusionPipeline:
             variant: Goes into the names of the weights files.
         """
         path = Path(folder)
-        entries: dict[str, tuple[str, str] | None] = {}
+        entries: dict[str, str | None] = {}
         for name, component in self.components.items():
             if component is None:
                 entries[name] = None
                 continue
             options = {"variant": variant} if isinstance(component, nn.Module) else {}
             component.save_pretrained(path / name, **options)
-            class_name = type(component).__name__
-            library = "transformers" if class_name in TRANSFORMERS_CLASSES else "diffusers"
-            entries[name] = (library, class_name)
+            entries[name] = type(component).__name__
         # last, so that a folder with an index is complete
         write_index(path, self.index_name or type(self).__name__, entries)
 
