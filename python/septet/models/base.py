@@ -166,8 +166,34 @@ class PretrainedModel(nn.Module):
         """
         dtype = one_dtype(dtype, torch_dtype)
         path = Path(file)
-        known = conversion(cls.__name__)
         found = read_single_file(path, use_ema=use_ema)
+        return cls.from_weights(found, path, config=config, dtype=dtype)
+
+    @classmethod
+    def from_weights(
+        cls: type[ModelT],
+        found: Mapping[str, torch.Tensor],
+        path: Path,
+        *,
+        config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> ModelT:
+        """Make a network out of weights that have been read from a single file.
+
+        Args:
+            found: The weights as :func:`septet.checkpoints.read_single_file` returns them; those
+                of other networks beside are left alone where the authors' names tell them apart.
+            path: Where they come from, for error messages.
+            config: See :meth:`from_single_file`.
+            dtype: Dtype of the weights.
+
+        Returns:
+            See :meth:`from_pretrained`.
+
+        Raises:
+            CheckpointError: If the weights do not suit this class, or ``config`` is needed.
+        """
+        known = conversion(cls.__name__)
         tensors = known.keys(found, path)
         settings: dict[str, Any] = {}
         if known.infer is not None and known.is_authors(found):

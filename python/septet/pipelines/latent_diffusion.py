@@ -5,11 +5,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from septet.models.base import one_dtype
+from septet.pipelines import compvis
 from septet.pipelines.base import DiffusionPipeline, PipelineCallback, as_scheduler
 from septet.pipelines.latents import (
     LATENT,
@@ -19,6 +21,7 @@ from septet.pipelines.latents import (
     latent_size,
     vae_scale_factor,
 )
+from septet.pipelines.loading import check_names
 from septet.pipelines.output import ImagePipelineOutput, to_images
 from septet.pipelines.prompts import (
     check_embeddings,
@@ -30,6 +33,9 @@ from septet.pipelines.prompts import (
 from septet.random import Generators, check_generator, randn_tensor
 from septet.sampling import PreparedModel
 from septet.schedulers import DDIMScheduler, Scheduler, StepTable
+
+if TYPE_CHECKING:
+    import os
 
 
 class LatentDiffusionPipeline(DiffusionPipeline):
@@ -82,6 +88,47 @@ class LatentDiffusionPipeline(DiffusionPipeline):
     def vae_scale_factor(self) -> int:
         """Pixels per latent in each direction."""
         return vae_scale_factor(self.vqvae)
+
+    @classmethod
+    def from_single_file(
+        cls,
+        file: str | os.PathLike[str],
+        *,
+        tokenizer: Any = None,
+        use_ema: bool = True,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        **components: Any,
+    ) -> LatentDiffusionPipeline:
+        """Load a pipeline from CompVis' ``model.ckpt`` or a Stable Diffusion 1.x file.
+
+        Args:
+            file: A pickled file, read without running any code in it, or a safetensors file.
+            tokenizer: The tokenizer of the text encoder, or the folder with its vocabulary: the
+                file has none.
+            use_ema: Whether to take the averaged weights where the file has both.
+            dtype: Dtype of the weights, None for float32.
+            torch_dtype: The older name of ``dtype``.
+            **components: Components to use instead of those in the file. By default ``scheduler``
+                is the authors' DDIM.
+
+        Raises:
+            CheckpointError: If the file is missing, damaged or does not suit, or the tokenizer is
+                missing.
+            ValueError: If an argument is unknown or makes no sense.
+        """
+        check_names(components, cls.component_names, cls.__name__)
+        kind = one_dtype(dtype, torch_dtype)
+        path, found = compvis.read_compvis(file, use_ema=use_ema)
+        bert = components.pop("bert", None) or compvis.compvis_text_encoder(found, path, kind)
+        tokenizer = compvis.find_tokenizer(tokenizer, bert, path)
+        return cls(
+            vqvae=components.get("vqvae") or compvis.compvis_vae(found, path, kind),
+            bert=bert,
+            tokenizer=tokenizer,
+            unet=components.get("unet") or compvis.compvis_unet(found, path, kind),
+            scheduler=components.get("scheduler") or compvis.compvis_scheduler(found, path),
+        )
 
     @torch.no_grad()
     def __call__(

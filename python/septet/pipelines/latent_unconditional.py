@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from septet.models.base import one_dtype
+from septet.pipelines import compvis
 from septet.pipelines.base import DiffusionPipeline, PipelineCallback, as_scheduler, prepare
 from septet.pipelines.latents import LATENT, check_latent_output, decode_latents
+from septet.pipelines.loading import check_names
 from septet.pipelines.output import ImagePipelineOutput, to_images
 from septet.pipelines.unconditional import sample_shape
 from septet.random import Generators, check_generator, randn_tensor
 from septet.schedulers import DDIMScheduler, Scheduler
+
+if TYPE_CHECKING:
+    import os
 
 
 class LDMPipeline(DiffusionPipeline):
@@ -44,6 +50,39 @@ class LDMPipeline(DiffusionPipeline):
     @scheduler.setter
     def scheduler(self, scheduler: Any) -> None:
         self._scheduler = as_scheduler(scheduler)
+
+    @classmethod
+    def from_single_file(
+        cls,
+        file: str | os.PathLike[str],
+        *,
+        use_ema: bool = True,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        **components: Any,
+    ) -> LDMPipeline:
+        """Load a pipeline from CompVis' ``model.ckpt`` of a model without text.
+
+        Args:
+            file: See :meth:`LatentDiffusionPipeline.from_single_file`, as for the next three.
+            use_ema: The same.
+            dtype: The same.
+            torch_dtype: The same.
+            **components: Components to use instead of those in the file. By default ``scheduler``
+                is the authors' DDIM.
+
+        Raises:
+            CheckpointError: If the file is missing, damaged or does not suit.
+            ValueError: If an argument is unknown or makes no sense.
+        """
+        check_names(components, cls.component_names, cls.__name__)
+        kind = one_dtype(dtype, torch_dtype)
+        path, found = compvis.read_compvis(file, use_ema=use_ema)
+        return cls(
+            vqvae=components.get("vqvae") or compvis.compvis_vae(found, path, kind),
+            unet=components.get("unet") or compvis.compvis_unet(found, path, kind),
+            scheduler=components.get("scheduler") or compvis.compvis_scheduler(found, path),
+        )
 
     @torch.no_grad()
     def __call__(
