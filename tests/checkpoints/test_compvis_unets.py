@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -38,6 +41,13 @@ def shapes(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
     return {key: list(tensor.shape) for key, tensor in tensors.items()}
 
 
+def arguments_of(name: str) -> dict[str, Any]:
+    """Read how a network of CompVis' code was made."""
+    content = json.loads((DATA / "oracles" / f"{name}.json").read_text())
+    arguments: dict[str, Any] = content["constructor"]
+    return arguments
+
+
 def oracle(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
     """Read a network of CompVis' code: its weights, its inputs and outputs, and its arguments."""
     tensors = load_file(DATA / "oracles" / f"{name}.safetensors")
@@ -46,8 +56,7 @@ def oracle(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, A
         for key, tensor in tensors.items()
         if key.startswith("weights.")
     }
-    arguments = json.loads((DATA / "oracles" / f"{name}.json").read_text())["constructor"]
-    return weights, tensors, arguments
+    return weights, tensors, arguments_of(name)
 
 
 PUBLISHED = [
@@ -187,14 +196,31 @@ def test_folders_of_2022(tmp_path: Path) -> None:
     ],
 )
 def test_refuses_an_early_configuration(changes: dict[str, Any], message: str) -> None:
-    _, _, arguments = oracle("ldm_unet_text")
+    arguments = arguments_of("ldm_unet_text")
     condition_config(arguments)
     with pytest.raises(ValueError, match=message):
         condition_config({**arguments, **changes})
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 99) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.data())
+def test_any_early_configuration_is_taken_or_refused(data: st.DataObject) -> None:
+    arguments = arguments_of("ldm_unet_text")
+    keys = st.sampled_from([*arguments, "num_classes", "dropout", "use_scale_shift_norm", "legacy"])
+    arguments |= data.draw(st.dictionaries(keys, JSON, max_size=3))
+    with contextlib.suppress(ValueError):
+        on_meta(UNet2DConditionModel, condition_config(arguments))
+
+
 def test_heads_of_a_given_width() -> None:
-    _, _, arguments = oracle("ldm_unet_text")
+    arguments = arguments_of("ldm_unet_text")
     config = condition_config({**arguments, "channel_mult": [1, 2], "num_head_channels": 16})
     assert config["attention_head_dim"] == (2, 4)
 

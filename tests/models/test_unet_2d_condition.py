@@ -231,7 +231,22 @@ def test_one_text_serves_many_samples(texts: int, negatives: int) -> None:
 
 
 @torch.no_grad()
-def test_halves_share_what_comes_before_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_states_stay_channels_last() -> None:
+    ours, _ = pair("late_text")
+    formats = []
+    for resnet in ours.up_blocks[-1].resnets:
+        resnet.register_forward_hook(
+            lambda _module, inputs, _output: formats.append(
+                inputs[0].is_contiguous(memory_format=torch.channels_last)
+            )
+        )
+    text = torch.randn(1, 5, 12)
+    ours.prepare(torch.tensor([5]), text, text)(torch.randn(1, 4, 8, 8), 0)
+    assert formats == [True, True]
+
+
+@torch.no_grad()
+def test_halves_share_what_comes_before_the_text() -> None:
     ours, _ = pair("late_text")
     sample, text, _ = inputs(ours)
     rows: dict[str, int] = {}

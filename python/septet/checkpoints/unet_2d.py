@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from septet.checkpoints.compvis_keys import compvis_keys, is_compvis_unet
 from septet.checkpoints.early_keys import early_keys
 from septet.checkpoints.keys import july_keys, renamed
@@ -258,7 +260,7 @@ def unet_heads(
     result: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         match = _PACKED.fullmatch(key)
-        if match is None:
+        if match is None or tensor.layout != torch.strided:
             is_matrix = key.endswith(".to_out.0.weight") and tensor.ndim == 3
             result[key] = tensor.squeeze(-1) if is_matrix else tensor
             continue

@@ -8,7 +8,7 @@ from septet.checkpoints.compvis_keys import compvis_keys, is_compvis_unet
 from septet.checkpoints.keys import july_keys
 from septet.checkpoints.shapes import MAX_LAYERS, MAX_LEVELS, count, unet_levels, width
 from septet.checkpoints.unet_2d import july_config
-from septet.config import brief, check_int, each
+from septet.config import brief, check_bool, check_int, each
 from septet.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -157,9 +157,10 @@ def _early_config(config: Mapping[str, Any]) -> dict[str, Any]:
             "use_spatial_transformer must be true and context_dim given, networks without a text "
             "are read from the files of 'UNet2DModel' only"
         )
+    check_bool("use_scale_shift_norm", values["use_scale_shift_norm"])
     widths = tuple(values["model_channels"] * factor for factor in values["channel_mult"])
     attends = [1 << level in values["attention_resolutions"] for level in range(len(widths))]
-    scale_shift = values["use_scale_shift_norm"] is True
+    scale_shift = values["use_scale_shift_norm"]
     return {
         **_FIXED,
         "sample_size": values["image_size"],
