@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 
-from septet.ops import StepRow, _buffers, step
+from septet.ops import StepRow, _buffers, release_buffers, step
 
 SHAPE = (4, 3, 256, 256)
 X = torch.zeros(SHAPE)
@@ -52,6 +52,19 @@ def test_whatever_can_see_the_memory_keeps_it(hold):
     others = [_buffers.empty_like(X) for _ in range(3)]
     assert address not in [other.data_ptr() for other in others]
     del holder
+
+
+def test_released_memory_is_only_what_nobody_sees():
+    held, gone = _buffers.empty_like(X), _buffers.empty_like(X)
+    kept = held.fill_(5)
+    del gone
+    release_buffers()
+    assert len(_buffers._buffers) == 1
+    others = [_buffers.empty_like(X).fill_(7) for _ in range(2)]
+    assert (kept == 5).all()
+    del held, kept, others
+    release_buffers()
+    assert _buffers._buffers == []
 
 
 def test_tensors_are_ordinary():

@@ -13,6 +13,7 @@ from septet.nn.conv import Conv2d
 from septet.nn.norm import GroupNormAct
 from septet.nn.resample import Downsample2D, Upsample2D
 from septet.nn.resnet import ResnetBlock2D, ResnetOptions
+from septet.ops import release_buffers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -182,6 +183,7 @@ class Decoder(nn.Module):
         """
         sample = self.mid_block(self.conv_in(latents), _NO_TIMES)
         for block in self.up_blocks:
+            release_buffers()
             sample = block(sample)
         sample = self.conv_norm_out(sample)
         decoded: Tensor = self.conv_out(sample)

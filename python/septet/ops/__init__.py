@@ -1,5 +1,6 @@
 """The Python faces of the compiled kernels; the only place that reaches ``torch.ops.septet``."""
 
+from septet.ops._buffers import release_buffers
 from septet.ops.attention import attention
 from septet.ops.mt19937 import mt19937_normal
 from septet.ops.noise import philox_normal, torch_cuda_offset, torch_cuda_threads
@@ -26,6 +27,7 @@ __all__ = [
     "group_norm_act",
     "mt19937_normal",
     "philox_normal",
+    "release_buffers",
     "step",
     "threshold_quantile",
     "torch_cuda_offset",

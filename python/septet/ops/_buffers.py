@@ -73,3 +73,15 @@ def _make_room(num_bytes: int) -> None:
     """Forget buffers until another one fits; those in use live on without us."""
     while _buffers and sum(buffer.nbytes for buffer in _buffers) + num_bytes > _CAPACITY:
         _buffers.pop(0)
+
+
+def release_buffers() -> None:
+    """Give the memory that lies around for reuse back to the system.
+
+    Whatever a tensor still refers to stays. A network calls this where its tensors become much
+    larger: what suited the smaller ones will not be used again, and only adds to the peak.
+    """
+    with _lock:
+        idle = [i for i in range(len(_buffers)) if _references(_buffers, i) == _FREE]
+        for index in reversed(idle):
+            del _buffers[index]
