@@ -53,7 +53,7 @@ class Conv2d(nn.Conv2d):
         if shift is not None and shift.shape[0] == 1:
             bias = shift[0] if bias is None else bias + shift[0]
             shift = None
-        if shift is None and self._can_pack(input, residual):
+        if shift is None and self.can_pack(input, residual):
             return self._packed_convolution(input, bias, residual)
         output = F.conv2d(
             input, self.weight, bias, self.stride, self.padding, self.dilation, self.groups
@@ -62,7 +62,7 @@ class Conv2d(nn.Conv2d):
             output = output + shift[:, :, None, None]
         return output if residual is None else output + residual
 
-    def _can_pack(self, input: Tensor, residual: Tensor | None) -> bool:
+    def can_pack(self, input: Tensor, residual: Tensor | None = None) -> bool:
         """Tell whether oneDNN serves this call; every other one takes the ordinary way."""
         weight = self.weight
         needs_gradient = torch.is_grad_enabled() and (
@@ -99,15 +99,28 @@ class Conv2d(nn.Conv2d):
 
     def _packed_weight(self) -> Tensor:
         weight = self.weight
-        # Inference tensors count no versions: nobody may change them in place.
-        version = 0 if weight.is_inference() else weight._version
-        source = (weight.data_ptr(), version)
+        source = weight_version(weight)
         if self._packed is None or self._packed_from != source:
             self._packed = torch.ops.mkldnn._reorder_convolution_weight(
                 weight.detach(), self.padding, self.stride, self.dilation, self.groups
             )
             self._packed_from = source
         return self._packed
+
+
+def weight_version(weight: Tensor) -> tuple[int, int]:
+    """Identify the values of a weight, so that what was made of them can be kept."""
+    # Inference tensors count no versions: nobody may change them in place.
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
+
+
+def is_plain(conv: nn.Module) -> bool:
+    """Tell whether a layer is a convolution of ours that nobody has replaced or hooked."""
+    return (
+        type(conv) is Conv2d
+        and type(conv.weight) is nn.Parameter
+        and not (conv._forward_hooks or conv._forward_pre_hooks)
+    )
 
 
 def _has_onednn() -> bool:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from septet.nn.conv import Conv2d
+from septet.nn.conv import Conv2d, is_plain, weight_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from torch import Tensor
 
 
 class Downsample2D(nn.Module):
@@ -40,17 +39,76 @@ class Downsample2D(nn.Module):
 class Upsample2D(nn.Module):
     """Every pixel twice in each direction, then a 3x3 convolution.
 
+    For inference on the CPU the two are one transposed convolution of stride 2 with a 4x4 kernel:
+    where taps fall on the same pixel, their weights are added beforehand, which leaves 4 of 9
+    products. The folded weights follow the convolution's as :class:`septet.nn.Conv2d` describes.
+
     Args:
         channels: Channels of input and output.
     """
+
+    _folded: Tensor | None = None
+    _folded_from: tuple[int, int] | None = None
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = Conv2d(channels, channels, kernel_size=3, padding=1)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the folded copy out, as :class:`septet.nn.Conv2d` does with its own."""
+        return {**self.__dict__, "_folded": None}
+
     def forward(self, sample: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Map ``[B, C, H, W]`` to ``[B, C, 2 H, 2 W]``, or to exactly ``size``: height, width."""
-        height, width = size or (2 * sample.shape[2], 2 * sample.shape[3])
+        doubled = (2 * sample.shape[2], 2 * sample.shape[3])
+        height, width = size or doubled
+        doubles = (height, width) == doubled
+        if doubles and _CAN_TRANSPOSE and is_plain(self.conv) and self.conv.can_pack(sample):
+            return _transposed(sample, self._folded_weight(), self.conv.bias)
         larger = F.interpolate(sample, size=(height, width), mode="nearest")
         result: Tensor = self.conv(larger)
         return result
+
+    def _folded_weight(self) -> Tensor:
+        source = weight_version(self.conv.weight)
+        if self._folded is None or self._folded_from != source:
+            folded = _fold(_fold(self.conv.weight.detach(), 2), 3).transpose(0, 1)
+            self._folded = torch.ops.mkldnn._reorder_convolution_transpose_weight(
+                folded.contiguous(), *_TRANSPOSED_GEOMETRY
+            )
+            self._folded_from = source
+        return self._folded
+
+
+# Padding, output padding, stride, dilation and groups.
+_TRANSPOSED_GEOMETRY = ((1, 1), (0, 0), (2, 2), (1, 1), 1)
+
+
+def _fold(weight: Tensor, axis: int) -> Tensor:
+    """Turn 3 taps on doubled pixels into the 4 taps of a transposed convolution of stride 2.
+
+    An even pixel 2i sees pixels i - 1, i, i; an odd one i, i, i + 1. In the transposed convolution
+    pixel i reaches pixels 2i - 1 to 2i + 2 through taps 0 to 3.
+    """
+    left, middle, right = weight.unbind(axis)
+    return torch.stack([right, middle + right, left + middle, left], dim=axis)
+
+
+def _transposed(sample: Tensor, folded: Tensor, bias: Tensor | None) -> Tensor:
+    result: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise.default(
+        sample, folded, bias, *_TRANSPOSED_GEOMETRY, "none", [], ""
+    )
+    return result
+
+
+def _can_transpose() -> bool:
+    """Try the operators once: they belong to torch, but not to its stable interface."""
+    try:
+        with torch.no_grad():
+            _transposed(torch.zeros(1, 1, 2, 2), Upsample2D(1)._folded_weight(), None)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return True
+
+
+_CAN_TRANSPOSE = torch.backends.mkldnn.is_available() and _can_transpose()  # type: ignore[no-untyped-call]
