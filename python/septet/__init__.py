@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         UNet2DModel,
         VQModel,
     )
+    from septet.models import GlideSuperResolutionUNet, GlideTextToImageUNet, UNet2DModel
     from septet.pipelines import (
         DDIMPipeline,
         DDPMPipeline,
@@ -49,6 +50,8 @@ _EXPORTS = {
     "DDPMPipeline": "septet.pipelines",
     "DDPMScheduler": "septet.schedulers",
     "DiffusionPipeline": "septet.pipelines",
+    "GlideSuperResolutionUNet": "septet.models",
+    "GlideTextToImageUNet": "septet.models",
     "ImagePipelineOutput": "septet.pipelines",
     "LDMBertModel": "septet.models",
     "LDMPipeline": "septet.pipelines",
@@ -76,6 +79,8 @@ __all__ = [
     "DDPMPipeline",
     "DDPMScheduler",
     "DiffusionPipeline",
+    "GlideSuperResolutionUNet",
+    "GlideTextToImageUNet",
     "ImagePipelineOutput",
     "LDMBertModel",
     "LDMPipeline",

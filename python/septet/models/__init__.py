@@ -8,6 +8,8 @@ from septet.models.config import FrozenConfig, ModelConfig
 from septet.models.gaussian import DiagonalGaussianDistribution
 from septet.models.ldm_bert import LDMBertModel, LDMBertOutput
 from septet.models.ldm_bert_config import LDMBertConfig
+from septet.models.glide import GlideSuperResolutionUNet, GlideTextToImageUNet
+from septet.models.glide_config import GlideSuperResolutionConfig, GlideTextToImageConfig
 from septet.models.unet_2d import PreparedUNet2D, UNet2DModel, UNet2DOutput
 from septet.models.unet_2d_condition import (
     PreparedUNet2DCondition,
@@ -28,6 +30,10 @@ __all__ = [
     "LDMBertConfig",
     "LDMBertModel",
     "LDMBertOutput",
+    "GlideSuperResolutionConfig",
+    "GlideSuperResolutionUNet",
+    "GlideTextToImageConfig",
+    "GlideTextToImageUNet",
     "ModelConfig",
     "PreparedUNet2D",
     "PreparedUNet2DCondition",

@@ -1,0 +1,203 @@
+"""GLIDE's networks: from text to a small image, and from a small image to a large one."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from septet.models.glide_config import GlideSuperResolutionConfig, GlideTextToImageConfig
+from septet.models.glide_unet import GlideUNet, PreparedGlideUNet
+from septet.models.unet_2d import UNet2DOutput
+
+
+class GlideTextToImageUNet(GlideUNet):
+    """The base network: a noisy image, its timestep and a text to the noise and its variance.
+
+    Source: GLIDE (Nichol et al. 2021); weights under the authors' names, those of ``base.pt`` and
+    ``base_inpaint.pt``. It contains its text transformer.
+
+    Args:
+        **config: The keys of :class:`GlideTextToImageConfig`; missing ones get their default.
+
+    Raises:
+        ValueError: If a key is unknown or a value makes no sense; nothing has been allocated then.
+    """
+
+    config_class: ClassVar[type[GlideTextToImageConfig]] = GlideTextToImageConfig
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        inpaint_image: Tensor | None = None,
+        inpaint_mask: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> UNet2DOutput | tuple[Tensor]:
+        """Run the network once.
+
+        Args:
+            sample: ``[B, C, H, W]``; H and W are multiples of two to the power of the number of
+                levels less one.
+            timestep: A number, a 0-d tensor, or ``[1]`` or ``[B]``: one per sample.
+            tokens: ``[B or 1, text_ctx]``, the texts; None for a network that reads none.
+            mask: ``[B or 1, text_ctx]``, False where a token is padding.
+            inpaint_image: ``[B, C, H, W]`` in [-1, 1], for a network that inpaints; nothing is
+                known if it is not given.
+            inpaint_mask: ``[B, 1, H, W]``, 1 where ``inpaint_image`` is known, else 0.
+            return_dict: Whether to return an object instead of a tuple.
+
+        Returns:
+            ``[B, 2 * C, H, W]``: the noise, then where its log variance lies in its range, from
+            -1 to 1. An object, or a tuple with that alone.
+
+        Raises:
+            ValueError: If a shape is wrong, or something is missing or not expected.
+        """
+        conditions = self._inpainting(inpaint_image, inpaint_mask, sample)
+        output = self._run(sample, timestep, tokens, mask, conditions)
+        return UNet2DOutput(output) if return_dict else (output,)
+
+    def prepare(
+        self,
+        timesteps: Tensor,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        text_rows: Tensor | None = None,
+        guided: bool = False,
+        inpaint_image: Tensor | None = None,
+        inpaint_mask: Tensor | None = None,
+    ) -> PreparedGlideUNet:
+        """Compute at once whatever does not depend on the sample.
+
+        That is the text transformer, the keys and values of all attention blocks, and the
+        embeddings of all timesteps and texts with their projection in every residual block.
+        Nothing is approximated.
+
+        Args:
+            timesteps: ``[num_steps]``.
+            tokens: ``[R, text_ctx]``, the texts, each needed once; None for a network that reads
+                none.
+            mask: ``[R, text_ctx]``, False where a token is padding.
+            text_rows: Which text belongs to each row of the network's batch. Not given, there is
+                one text per row, or one for all.
+            guided: Whether the network's batch is twice the samples: first as conditional rows,
+                then as unconditional ones.
+            inpaint_image: See :meth:`forward`, but needed by a network that inpaints.
+            inpaint_mask: The same.
+
+        Returns:
+            ``prepared(sample, row)``, which runs the network at ``timesteps[row]``.
+
+        Raises:
+            ValueError: If a shape is wrong, or something is missing or not expected.
+        """
+        conditions = self._inpainting(inpaint_image, inpaint_mask, None)
+        return self._prepare(timesteps, tokens, mask, text_rows, guided, conditions)
+
+
+class GlideSuperResolutionUNet(GlideUNet):
+    """The upsampler: the same network, which also reads the small image.
+
+    Source: GLIDE (Nichol et al. 2021); weights under the authors' names, those of ``upsample.pt``
+    and ``upsample_inpaint.pt``. The upsampler of the folders of June 2022 reads no text.
+
+    Args:
+        **config: The keys of :class:`GlideSuperResolutionConfig`; missing ones get their default.
+
+    Raises:
+        ValueError: If a key is unknown or a value makes no sense; nothing has been allocated then.
+    """
+
+    config_class: ClassVar[type[GlideSuperResolutionConfig]] = GlideSuperResolutionConfig
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        low_res: Tensor,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        inpaint_image: Tensor | None = None,
+        inpaint_mask: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> UNet2DOutput | tuple[Tensor]:
+        """Run the network once.
+
+        Args:
+            sample: See :meth:`GlideTextToImageUNet.forward`, as for the others.
+            timestep: The same.
+            low_res: ``[B, C, H / upscale_factor, W / upscale_factor]`` in [-1, 1], the small
+                image.
+            tokens: The same.
+            mask: The same.
+            inpaint_image: The same.
+            inpaint_mask: The same.
+            return_dict: The same.
+
+        Returns:
+            The same.
+
+        Raises:
+            ValueError: If a shape is wrong, or something is missing or not expected.
+        """
+        conditions = (
+            *self._inpainting(inpaint_image, inpaint_mask, sample),
+            self.upsample(low_res),
+        )
+        output = self._run(sample, timestep, tokens, mask, conditions)
+        return UNet2DOutput(output) if return_dict else (output,)
+
+    def prepare(
+        self,
+        timesteps: Tensor,
+        low_res: Tensor,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        text_rows: Tensor | None = None,
+        guided: bool = False,
+        inpaint_image: Tensor | None = None,
+        inpaint_mask: Tensor | None = None,
+    ) -> PreparedGlideUNet:
+        """Compute at once whatever does not depend on the sample.
+
+        Args:
+            timesteps: See :meth:`GlideTextToImageUNet.prepare`, as for the others.
+            low_res: See :meth:`forward`. It is enlarged once.
+            tokens: The same.
+            mask: The same.
+            text_rows: The same.
+            guided: The same.
+            inpaint_image: The same.
+            inpaint_mask: The same.
+
+        Returns:
+            The same.
+
+        Raises:
+            ValueError: If a shape is wrong, or something is missing or not expected.
+        """
+        conditions = (*self._inpainting(inpaint_image, inpaint_mask, None), self.upsample(low_res))
+        return self._prepare(timesteps, tokens, mask, text_rows, guided, conditions)
+
+    def upsample(self, low_res: Tensor) -> Tensor:
+        """Enlarge small images ``[B, C, h, w]`` by ``upscale_factor``, bilinearly.
+
+        Raises:
+            ValueError: If the shape is wrong.
+        """
+        channels = self._settings.sample_channels
+        if low_res.ndim != 4 or low_res.shape[1] != channels:
+            raise ValueError(
+                f"low_res must have shape [B, {channels}, h, w], got {list(low_res.shape)}"
+            )
+        low_res = low_res.to(self.device, self.dtype)
+        factor = float(self.config.upscale_factor)
+        return F.interpolate(low_res, scale_factor=factor, mode="bilinear", align_corners=False)

@@ -1,0 +1,88 @@
+"""GLIDE against stored runs of the authors' code: the networks, then whole guided sampling."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from glide_oracles import network, oracle, relative_error
+
+import septet
+
+BASES = ("glide_base", "glide_base_wide")
+CASES = (*BASES, "glide_upsampler")
+# Ten times what another convolution backend changes in the authors' own code.
+TOLERANCE = {"glide_base": 4e-4, "glide_base_wide": 7e-5, "glide_upsampler": 1e-3}
+# A single call of a network: float32 rounding.
+CALL = 1e-5
+
+
+def images(tensors):
+    return {"low_res": tensors["input.low_res"]} if "input.low_res" in tensors else {}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_text_transformer(name):
+    tensors, case = oracle(name)
+    hidden, pooled = network(tensors, case).encode_text(
+        tensors["input.tokens"], tensors["input.mask"]
+    )
+    assert relative_error(hidden, tensors["output.xf_out"].transpose(1, 2)) <= CALL
+    assert relative_error(pooled, tensors["output.xf_proj"]) <= CALL
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("backend", ["fused", "eager"])
+def test_forward(name, backend):
+    tensors, case = oracle(name)
+    unet = network(tensors, case)
+    sample, tokens, mask = (tensors[f"input.{key}"] for key in ("fwd.x", "tokens", "mask"))
+    if case["cls"] == "SuperResText2ImUNet":
+        sample = sample[:, :3]
+    for timestep in case["config"]["fwd_t"]:
+        with septet.use_backend(backend):
+            output = unet(sample, timestep, tokens=tokens, mask=mask, **images(tensors)).sample
+        assert relative_error(output, tensors[f"output.forward.t{timestep}"]) <= CALL
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_states_between_the_blocks(name):
+    tensors, case = oracle(name)
+    unet = network(tensors, case)
+    expected = {k[14:]: v for k, v in tensors.items() if k.startswith("output.hidden.")}
+    states = {}
+    for place in expected:
+        if place != "time_embed":
+            last = unet.get_submodule(place)[-1]
+            last.register_forward_hook(
+                lambda _module, _inputs, output, place=place: states.update({place: output})
+            )
+    unet(
+        tensors["input.fwd.x"],
+        case["config"]["fwd_t"][0],
+        tensors["input.tokens"],
+        tensors["input.mask"],
+    )
+    assert len(states) >= 8
+    for place, state in states.items():
+        assert relative_error(state, expected[place]) <= CALL, place
+
+
+def test_enlarged_low_res():
+    tensors, case = oracle("glide_upsampler")
+    enlarged = network(tensors, case).upsample(tensors["input.low_res"])
+    assert relative_error(enlarged, tensors["output.low_res_upsampled"]) <= 1e-6
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_prepared_network_equals_calls(name):
+    tensors, case = oracle(name)
+    unet = network(tensors, case)
+    tokens, mask = tensors["input.tokens"], tensors["input.mask"]
+    timesteps = torch.tensor(case["timestep_map"][::-1])
+    sample = tensors["noise.000"][: len(tokens)]
+    prepared = unet.prepare(timesteps, tokens=tokens, mask=mask, **images(tensors))
+    assert len(prepared) == len(timesteps)
+    for row in (0, len(timesteps) - 1):
+        expected = unet(sample, timesteps[row], tokens=tokens, mask=mask, **images(tensors)).sample
+        assert relative_error(prepared(sample, row), expected) <= 1e-6
+        assert torch.equal(prepared(sample, torch.tensor(row)), prepared(sample, row))
