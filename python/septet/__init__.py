@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from septet.schedulers import (
         DDIMScheduler,
         DDPMScheduler,
+        GLIDEScheduler,
         PNDMScheduler,
         SchedulerOutput,
         StepTable,
@@ -50,6 +51,7 @@ _EXPORTS = {
     "DDPMPipeline": "septet.pipelines",
     "DDPMScheduler": "septet.schedulers",
     "DiffusionPipeline": "septet.pipelines",
+    "GLIDEScheduler": "septet.schedulers",
     "GlideSuperResolutionUNet": "septet.models",
     "GlideTextToImageUNet": "septet.models",
     "ImagePipelineOutput": "septet.pipelines",
@@ -79,6 +81,7 @@ __all__ = [
     "DDPMPipeline",
     "DDPMScheduler",
     "DiffusionPipeline",
+    "GLIDEScheduler",
     "GlideSuperResolutionUNet",
     "GlideTextToImageUNet",
     "ImagePipelineOutput",

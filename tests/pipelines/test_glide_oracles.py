@@ -86,3 +86,71 @@ def test_prepared_network_equals_calls(name):
         expected = unet(sample, timesteps[row], tokens=tokens, mask=mask, **images(tensors)).sample
         assert relative_error(prepared(sample, row), expected) <= 1e-6
         assert torch.equal(prepared(sample, torch.tensor(row)), prepared(sample, row))
+
+
+# -- whole runs, with the noise that was drawn then -----------------------------------------------
+
+
+def run(tensors, case, prepared, table, sample):
+    """Yield (sample, estimate of the clean one) after every step."""
+    for row in range(len(table)):
+        output = prepared(sample, row)
+        output, uncond = output if isinstance(output, tuple) else (output, None)
+        sample, original = septet.ops.step(
+            sample,
+            output,
+            table.on(sample),
+            row,
+            uncond_output=uncond,
+            noise=tensors[f"noise.{row + 1:03d}"][: case["config"]["batch"]],
+            pred_original_sample=True,
+        )
+        yield sample, original
+
+
+def compare(tensors, prefix, states, tolerance):
+    for row, (sample, original) in enumerate(states):
+        expected = tensors[f"{prefix}{row:03d}.sample"][: len(sample)]
+        assert relative_error(sample, expected) <= tolerance, row
+        name = f"{prefix}{row:03d}.pred_xstart"
+        if name in tensors:
+            assert relative_error(original, tensors[name][: len(sample)]) <= tolerance, row
+    return sample
+
+
+@pytest.mark.parametrize("backend", ["fused", "eager"])
+@pytest.mark.parametrize("name", BASES)
+def test_guided_sampling(name, backend):
+    tensors, case = oracle(name)
+    config = case["config"]
+    scheduler = septet.GLIDEScheduler(beta_schedule=config["noise_schedule"])
+    scheduler.set_timesteps(config["respacing"])
+    assert scheduler.timesteps.tolist() == case["timestep_map"][::-1]
+    with septet.use_backend(backend):
+        prepared = network(tensors, case).prepare(
+            scheduler.timesteps, tensors["input.tokens"], tensors["input.mask"], guided=True
+        )
+        table = scheduler.table().with_guidance(config["guidance"])
+        states = run(tensors, case, prepared, table, tensors["noise.000"][:1])
+        final = compare(tensors, "step.", states, TOLERANCE[name])
+    assert relative_error(final, tensors["output.samples"]) <= TOLERANCE[name]
+
+
+@pytest.mark.parametrize("backend", ["fused", "eager"])
+def test_upsampling(backend):
+    tensors, case = oracle("glide_upsampler")
+    config = case["config"]
+    scheduler = septet.GLIDEScheduler(beta_schedule=config["noise_schedule"], sampler="ddim")
+    scheduler.set_timesteps(config["respacing"])
+    with septet.use_backend(backend):
+        prepared = network(tensors, case).prepare(
+            scheduler.timesteps,
+            tensors["input.low_res"],
+            tensors["input.tokens"],
+            tensors["input.mask"],
+        )
+        start = tensors["noise.000"] * config["temp"]
+        states = run(tensors, case, prepared, scheduler.table(), start)
+        final = compare(tensors, "step.eta0.0.", states, TOLERANCE["glide_upsampler"])
+    expected = tensors["output.samples.eta0.0"]
+    assert relative_error(final, expected) <= TOLERANCE["glide_upsampler"]

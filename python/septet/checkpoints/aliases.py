@@ -17,6 +17,9 @@ PIPELINE_ALIASES = {
     "GLIDE": "GlidePipeline",
     "Glide": "GlidePipeline",
     "GLIDEPipeline": "GlidePipeline",
+    "GLIDE": "GLIDEPipeline",
+    "Glide": "GLIDEPipeline",
+    "GlidePipeline": "GLIDEPipeline",
     "BDDM": "BDDMPipeline",
     "GradTTS": "GradTTSPipeline",
 }
@@ -25,8 +28,18 @@ MODEL_ALIASES = {
     "UNetUnconditionalModel": "UNet2DModel",
     "UNetLDMModel": "UNet2DConditionModel",
     "UNetConditionalModel": "UNet2DConditionModel",
-    "GLIDETextToImageUNetModel": "GlideTextToImageUNetModel",
-    "GLIDESuperResUNetModel": "GlideSuperResUNetModel",
+    "GLIDETextToImageUNetModel": "GlideTextToImageUNet",
+    "GlideTextToImageUNetModel": "GlideTextToImageUNet",
+    "GLIDESuperResUNetModel": "GlideSuperResolutionUNet",
+    "GlideSuperResUNetModel": "GlideSuperResolutionUNet",
 }
-SCHEDULER_ALIASES = {"GaussianDDPMScheduler": "DDPMScheduler"}
-COMPONENT_ALIASES = {"noise_scheduler": "scheduler"}
+SCHEDULER_ALIASES = {
+    "GaussianDDPMScheduler": "DDPMScheduler",
+    "ClassifierFreeGuidanceScheduler": "GLIDEScheduler",
+}
+TOKENIZER_ALIASES = {"GPT2Tokenizer": "GlideTokenizer"}
+COMPONENT_ALIASES = {
+    "noise_scheduler": "scheduler",
+    "text_noise_scheduler": "text_scheduler",
+    "upscale_noise_scheduler": "upscale_scheduler",
+}

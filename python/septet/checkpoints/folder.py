@@ -11,6 +11,7 @@ from septet.checkpoints.aliases import (
     MODEL_ALIASES,
     PIPELINE_ALIASES,
     SCHEDULER_ALIASES,
+    TOKENIZER_ALIASES,
 )
 from septet.checkpoints.files import read_json, write_json
 from septet.checkpoints.paths import file_inside, inside
@@ -38,8 +39,15 @@ MODEL_CLASSES = (
     "AutoencoderKL",
     "VQModel",
     "LDMBertModel",
+    "GlideTextToImageUNet",
+    "GlideSuperResolutionUNet",
 )
-SCHEDULER_CLASSES = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
+SCHEDULER_CLASSES = (
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "GLIDEScheduler",
+)
 TOKENIZER_CLASSES: tuple[str, ...] = ()
 #: Taken from the package transformers.
 TRANSFORMERS_CLASSES = (
@@ -196,7 +204,8 @@ def _component(root: Path, name: str, entry: list[Any]) -> Component:
         raise CheckpointError(f"{where} must be [library, class], got {brief(entry)}")
     library, class_name = entry
     classes = (*MODEL_CLASSES, *SCHEDULER_CLASSES, *TOKENIZER_CLASSES, *TRANSFORMERS_CLASSES)
-    known = _known(class_name, classes, {**MODEL_ALIASES, **SCHEDULER_ALIASES}, where)
+    aliases = {**MODEL_ALIASES, **SCHEDULER_ALIASES, **TOKENIZER_ALIASES}
+    known = _known(class_name, classes, aliases, where)
     path = inside(root, name)
     try:
         exists = path.is_dir()

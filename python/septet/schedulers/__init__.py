@@ -3,12 +3,14 @@
 from septet.schedulers.base import Scheduler, SchedulerOutput
 from septet.schedulers.ddim import DDIMScheduler
 from septet.schedulers.ddpm import DDPMScheduler
+from septet.schedulers.glide import GLIDEScheduler
 from septet.schedulers.pndm import PNDMScheduler
 from septet.schedulers.table import StepTable
 
 __all__ = [
     "DDIMScheduler",
     "DDPMScheduler",
+    "GLIDEScheduler",
     "PNDMScheduler",
     "Scheduler",
     "SchedulerOutput",

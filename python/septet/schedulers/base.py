@@ -107,7 +107,7 @@ class Scheduler(ABC):
             config.beta_end,
             config.trained_betas,
             config.get("rescale_betas_zero_snr", False),
-            TABLE_DTYPES[config.table_dtype],
+            TABLE_DTYPES[config.get("table_dtype", "float64")],
         )
         alphas = 1 - betas
         self._cumprod = torch.cumprod(alphas, dim=0)

@@ -97,7 +97,7 @@ def check_config(config: FrozenConfig) -> None:
     count = config.num_train_timesteps
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 1_000_000:
         raise ValueError(f"num_train_timesteps must be an integer from 1 to 1000000, got {count!r}")
-    offset = config.steps_offset
+    offset = config.get("steps_offset", 0)
     if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
         raise ValueError(f"steps_offset must be a non-negative integer, got {offset!r}")
     for key, choices in (
@@ -105,7 +105,7 @@ def check_config(config: FrozenConfig) -> None:
         ("timestep_spacing", SPACINGS),
         ("table_dtype", tuple(TABLE_DTYPES)),
     ):
-        if config[key] not in choices:
+        if config.get(key, choices[0]) not in choices:
             raise ValueError(f"{key} must be one of {choices}, got {config[key]!r}")
     numbers = ("clip_sample_range", "sample_max_value", "dynamic_thresholding_ratio")
     for key in ("beta_start", "beta_end", *numbers):
