@@ -48,7 +48,9 @@ SCHEDULER_CLASSES = (
     "PNDMScheduler",
     "GLIDEScheduler",
 )
-TOKENIZER_CLASSES: tuple[str, ...] = ()
+TOKENIZER_CLASSES = (
+    "GlideTokenizer",
+)
 #: Taken from the package transformers.
 TRANSFORMERS_CLASSES = (
     "BertTokenizer",

@@ -1,1 +1,5 @@
 """Text front ends: from a sentence to the ids that a network takes."""
+
+from septet.text.byte_pair import GlideTokenizer
+
+__all__ = ["GlideTokenizer"]
