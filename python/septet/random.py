@@ -138,6 +138,39 @@ def randn_tensor(
     return torch.cat([randn_tensor((1, *shape[1:]), g, target, dtype) for g in generator])
 
 
+def randn_leading(
+    shape: Sequence[int],
+    generator: Generators = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    *,
+    copies: int = 1,
+) -> Tensor:
+    """Draw noise as a run does whose batch holds all samples several times; keep the first of it.
+
+    With guidance the original GLIDE samples a doubled batch and drops one half in the end.
+
+    Args:
+        shape: See :func:`randn_tensor`, as for the next three.
+        generator: The same. One per sample draws for the copies of its own sample;
+            :class:`PhiloxSeeds`, which have no original to agree with, draw no copies.
+        device: The same.
+        dtype: The same.
+        copies: How many times the batch is there.
+
+    Raises:
+        ValueError: See :func:`check_generator`.
+    """
+    if copies == 1 or isinstance(generator, PhiloxSeeds):
+        return randn_tensor(shape, generator, device, dtype)
+    batch, rest = shape[0], shape[1:]
+    if isinstance(generator, Sequence):
+        check_generator(generator, batch, torch.device(device or _CPU))
+        drawn = [randn_tensor((copies, *rest), member, device, dtype)[:1] for member in generator]
+        return torch.cat(drawn)
+    return randn_tensor((copies * batch, *rest), generator, device, dtype)[:batch]
+
+
 # Below, torch's own draw is done before its state is read and written.
 _FEWEST_VALUES = 2048
 

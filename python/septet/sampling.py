@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from septet import ops
-from septet.random import Generators, PhiloxSeeds, check_generator, randn_tensor, words_per_draw
+from septet.random import Generators, PhiloxSeeds, check_generator, randn_leading, words_per_draw
 from septet.schedulers.table import StepTable
 
 
@@ -43,6 +43,8 @@ class SamplingLoop:
         callback_tensors: What the callback is shown: "sample" (after the step), "model_output",
             "pred_original_sample".
         interrupted: Asked before every step; once it is true the sample is returned as it is.
+        noise_copies: For how many copies of the batch a torch generator draws, of which the first
+            is used; see :func:`septet.random.randn_leading`.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class SamplingLoop:
         callback: StepCallback | None = None,
         callback_tensors: Iterable[str] = ("sample",),
         interrupted: Callable[[], bool] | None = None,
+        noise_copies: int = 1,
     ) -> None:
         self.table = table
         self.generator = generator
@@ -61,6 +64,7 @@ class SamplingLoop:
         self.callback = callback
         self.callback_tensors = tuple(callback_tensors) if callback else ()
         self.interrupted = interrupted
+        self.noise_copies = noise_copies
 
     @torch.no_grad()
     def __call__(
@@ -119,7 +123,13 @@ class SamplingLoop:
         generator = self.generator
         if not isinstance(generator, PhiloxSeeds):
             return lambda _row: {
-                "noise": randn_tensor(sample.shape, generator, sample.device, sample.dtype)
+                "noise": randn_leading(
+                    sample.shape,
+                    generator,
+                    sample.device,
+                    sample.dtype,
+                    copies=self.noise_copies,
+                )
             }
         words = words_per_draw(sample[0].numel())
         start = generator.offset

@@ -18,6 +18,14 @@ from septet.checkpoints.autoencoder import (
     vq_config,
 )
 from septet.checkpoints.compvis_keys import is_compvis_unet
+from septet.checkpoints.glide import (
+    base_settings,
+    is_authors_glide,
+    plain_keys,
+    super_resolution_config,
+    text_to_image_config,
+    upsampler_settings,
+)
 from septet.checkpoints.keys import modern_keys
 from septet.checkpoints.ldm_bert import bert_config, bert_keys, infer_bert, is_authors_bert
 from septet.checkpoints.unet_2d import (
@@ -63,6 +71,12 @@ CONVERSIONS = {
     "UNet2DModel": Conversion(unet_config, unet_keys, is_authors_unet, authors_config, unet_heads),
     "UNet2DConditionModel": Conversion(
         condition_config, condition_keys, is_compvis_unet, authors_condition_config
+    "UNet2DModel": Conversion(unet_config, unet_keys, is_authors_unet, authors_config),
+    "GlideTextToImageUNet": Conversion(
+        text_to_image_config, plain_keys, is_authors_glide, base_settings
+    ),
+    "GlideSuperResolutionUNet": Conversion(
+        super_resolution_config, plain_keys, is_authors_glide, upsampler_settings
     ),
 }
 

@@ -32,6 +32,7 @@ PIPELINE_CLASSES = (
     "PNDMPipeline",
     "LDMPipeline",
     "LDMTextToImagePipeline",
+    "GLIDEPipeline",
 )
 MODEL_CLASSES = (
     "UNet2DModel",

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from septet.checkpoints import file_inside, inside, read_json, read_weights
+from septet.checkpoints.glide import text_encoder_config, text_encoder_keys
+from septet.errors import CheckpointError
+from septet.models.base import CONFIG_NAME, one_dtype
 from septet.models.glide_config import GlideSuperResolutionConfig, GlideTextToImageConfig
 from septet.models.glide_unet import GlideUNet, PreparedGlideUNet
 from septet.models.unet_2d import UNet2DOutput
+
+if TYPE_CHECKING:
+    import os
 
 
 class GlideTextToImageUNet(GlideUNet):
@@ -26,6 +35,63 @@ class GlideTextToImageUNet(GlideUNet):
     """
 
     config_class: ClassVar[type[GlideTextToImageConfig]] = GlideTextToImageConfig
+
+    @classmethod
+    def from_early_folder(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        unet: str | None = "text_unet",
+        text_encoder: str | None = "text_encoder",
+        hidden_act: str | None = None,
+        dtype: torch.dtype | None = None,
+        variant: str | None = None,
+        use_safetensors: bool | None = None,
+    ) -> GlideTextToImageUNet:
+        """Load from a folder of June 2022, where the text transformer is a component of its own.
+
+        Args:
+            folder: The checkpoint folder, such as ``fusing/glide-base``.
+            unet: The folder in it with the image network, None for the folder itself.
+            text_encoder: The same for the text transformer.
+            hidden_act: Activation of the text transformer. Not given, it is that of the folder's
+                configuration: "quick_gelu", although the weights were trained with "gelu".
+            dtype: See :meth:`from_pretrained`, as for the next two.
+            variant: The same.
+            use_safetensors: The same.
+
+        Raises:
+            CheckpointError: If a file is missing, damaged or does not suit.
+            ValueError: If ``dtype`` is not floating.
+        """
+        root = Path(folder)
+        text_file = file_inside(root, text_encoder, CONFIG_NAME)
+        try:
+            text_settings = text_encoder_config(read_json(text_file))
+        except ValueError as error:
+            raise CheckpointError(f"{text_file}: {error}") from error
+        if hidden_act is not None:
+            text_settings["hidden_act"] = hidden_act
+        unet_file = file_inside(root, unet, CONFIG_NAME)
+        config = {"transformer_dim": text_settings["xf_width"], **read_json(unet_file)}
+        if config["transformer_dim"] != text_settings["xf_width"]:
+            raise CheckpointError(
+                f"{unet_file}: transformer_dim must be the hidden_size of {text_file}, "
+                f"{text_settings['xf_width']}"
+            )
+        model = cls._on_meta({**config, **text_settings}, unet_file)
+        tensors: dict[str, Tensor] = {}
+        for part, is_text in ((unet, False), (text_encoder, True)):
+            where = root if part is None else inside(root, part)
+            path, found = read_weights(
+                where,
+                root=root,
+                variant=variant,
+                use_safetensors=use_safetensors,
+                styles=("transformers", "diffusers") if is_text else ("diffusers",),
+            )
+            tensors |= text_encoder_keys(found, path) if is_text else found
+        return model._take(tensors, root, one_dtype(dtype, None))
 
     def forward(
         self,

@@ -5,6 +5,7 @@ from septet.pipelines.ddim import DDIMPipeline
 from septet.pipelines.ddpm import DDPMPipeline
 from septet.pipelines.latent_diffusion import LatentDiffusionPipeline, LDMTextToImagePipeline
 from septet.pipelines.latent_unconditional import LDMPipeline
+from septet.pipelines.glide import GLIDEPipeline
 from septet.pipelines.output import ImagePipelineOutput
 from septet.pipelines.pndm import PNDMPipeline
 
@@ -12,6 +13,7 @@ __all__ = [
     "DDIMPipeline",
     "DDPMPipeline",
     "DiffusionPipeline",
+    "GLIDEPipeline",
     "ImagePipelineOutput",
     "LDMPipeline",
     "LDMTextToImagePipeline",

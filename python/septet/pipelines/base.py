@@ -165,15 +165,20 @@ class DiffusionPipeline:
             if name in chosen.optional_components and name not in opened.components:
                 components[name] = None
             else:
-                components[name] = load_component(
+                components[name] = chosen._load_part(
                     opened,
-                    opened.component(name),
+                    name,
                     dtype=dtypes[name],
                     variant=variant,
                     use_safetensors=use_safetensors,
                 )
         pipeline: PipelineT = chosen(**components)
         return pipeline
+
+    @classmethod
+    def _load_part(cls, folder: CheckpointFolder, name: str, **options: Any) -> Any:
+        """Load a component by name; a subclass knows where old folders have it elsewhere."""
+        return load_component(folder, folder.component(name), **options)
 
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, variant: str | None = None
