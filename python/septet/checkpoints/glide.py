@@ -60,7 +60,7 @@ _TEXT_LAYERS = {
 _TEXT_LAYER = re.compile(r"encoder\.layers\.(\d{1,3})\.(.+)\.(weight|bias)")
 _TEXT_BUFFER = "text_model.embeddings.position_ids"
 
-#: Width of an attention head in all published networks.
+#: Width of an attention head in all published networks; weights do not tell it.
 _HEAD_WIDTH = 64
 _MAX_BLOCKS = 1024
 
@@ -213,10 +213,6 @@ def _settings(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
         "num_head_channels": _HEAD_WIDTH,
         "xf_width": None,
     }
-    if any(channels % _HEAD_WIDTH for channels in widths):
-        raise CheckpointError(
-            f"{path}: config must be given, the weights do not tell num_head_channels"
-        )
     if "transformer_proj.weight" in tensors:
         settings |= _text_settings(tensors, path)
     return settings
@@ -224,14 +220,12 @@ def _settings(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
 
 def _text_settings(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     width = _size(tensors, "token_embedding.weight", 1, path)
-    if width % _HEAD_WIDTH:
-        raise CheckpointError(f"{path}: config must be given, the weights do not tell xf_heads")
     return {
         "n_vocab": _size(tensors, "token_embedding.weight", 0, path),
         "text_ctx": _size(tensors, "positional_embedding", 0, path),
         "xf_width": width,
         "xf_layers": _count(tensors, "transformer.resblocks.{}.ln_1.weight"),
-        "xf_heads": width // _HEAD_WIDTH,
+        "xf_heads": max(width // _HEAD_WIDTH, 1),
     }
 
 
