@@ -192,3 +192,29 @@ def test_a_generator_of_another_kind_is_refused():
         randn_tensor(LARGE, 3)
     with pytest.raises(ValueError, match=r"^generator is a list of length 1, but the batch"):
         randn_tensor(LARGE, [torch.Generator()])
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (3, 5), (2, 3, 32, 32)])
+def test_leading_noise_is_the_first_of_what_a_larger_batch_draws(shape):
+    generator, theirs = (torch.Generator().manual_seed(1) for _ in range(2))
+    noise = random.randn_leading(shape, generator, copies=2)
+    expected = torch.randn((2 * shape[0], *shape[1:]), generator=theirs)
+    assert torch.equal(noise, expected[: shape[0]])
+    assert torch.equal(generator.get_state(), theirs.get_state())
+
+
+def test_leading_noise_of_several_generators_is_that_of_single_runs():
+    generators = [torch.Generator().manual_seed(seed) for seed in range(3)]
+    noise = random.randn_leading((3, 4, 5), generators, copies=2)
+    for seed, sample in enumerate(noise):
+        alone = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(seed))
+        assert torch.equal(sample, alone[0])
+    with pytest.raises(ValueError, match="list of length 3"):
+        random.randn_leading((2, 4, 5), generators, copies=2)
+
+
+def test_philox_streams_draw_no_copies():
+    ours, theirs = random.PhiloxSeeds([1, 2]), random.PhiloxSeeds([1, 2])
+    noise = random.randn_leading((2, 5), ours, copies=2)
+    assert torch.equal(noise, randn_tensor((2, 5), theirs))
+    assert ours.offset == theirs.offset
