@@ -7,6 +7,7 @@ import torch
 from glide_oracles import network, oracle, relative_error
 
 import septet
+from septet.bench.glide_original import OriginalGlide, OriginalSampler, guided
 
 BASES = ("glide_base", "glide_base_wide")
 CASES = (*BASES, "glide_upsampler")
@@ -154,3 +155,38 @@ def test_upsampling(backend):
         final = compare(tensors, "step.eta0.0.", states, TOLERANCE["glide_upsampler"])
     expected = tensors["output.samples.eta0.0"]
     assert relative_error(final, expected) <= TOLERANCE["glide_upsampler"]
+
+
+# -- the original that benchmarks compare with ----------------------------------------------------
+
+
+@pytest.mark.parametrize("cache_text", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_the_benchmarks_original(name, cache_text):
+    tensors, case = oracle(name)
+    config = case["config"]
+    unet = network(tensors, case)
+    model = OriginalGlide(unet, cache_text=cache_text)
+    tokens, mask = tensors["input.tokens"], tensors["input.mask"]
+    scheduler = septet.GLIDEScheduler(beta_schedule=config["noise_schedule"])
+    sampler = OriginalSampler(scheduler._cumprod, case["timestep_map"])
+    is_base = name in BASES
+    x = tensors["noise.000"] * config.get("temp", 1.0)
+    for row, timestep in enumerate(case["timestep_map"][::-1]):
+        times = torch.full((len(x),), timestep)
+        if is_base:
+            output = guided(model, x, times, tokens, mask, config["guidance"])
+        else:
+            output = model(x, times, tokens, mask, tensors["input.low_res"])
+        step = sampler.ddpm if is_base else sampler.ddim
+        noise = tensors[f"noise.{row + 1:03d}"]
+        x, original = step(output, x, sampler_index(case, row), noise)
+        prefix = f"step.{row:03d}" if is_base else f"step.eta0.0.{row:03d}"
+        assert relative_error(x, tensors[f"{prefix}.sample"]) <= TOLERANCE[name]
+        if f"{prefix}.pred_xstart" in tensors:
+            expected = tensors[f"{prefix}.pred_xstart"]
+            assert relative_error(original, expected) <= TOLERANCE[name]
+
+
+def sampler_index(case, row):
+    return case["num_timesteps"] - 1 - row

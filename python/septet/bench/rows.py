@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 #: The modules that list the rows of every suite.
-SUITES = {"ops": ("scheduler_rows", "op_rows"), "models": ("model_rows",)}
+SUITES = {"ops": ("scheduler_rows", "op_rows"), "models": ("model_rows", "glide_rows")}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,64 @@
+"""The GLIDE rows: the original and septet compute the same step."""
+
+from __future__ import annotations
+
+import torch
+
+from septet.bench import glide_rows, runner
+from septet.models import GlideSuperResolutionUNet, GlideTextToImageUNet
+from septet.testing.timing import Plan
+
+TINY = {
+    "sample_size": 8,
+    "model_channels": 8,
+    "channel_mult": (1, 2),
+    "num_res_blocks": 1,
+    "attention_resolutions": (2,),
+    "num_head_channels": 8,
+    "norm_num_groups": 4,
+    "text_ctx": 16,
+    "xf_width": 16,
+    "xf_layers": 2,
+    "xf_heads": 2,
+    "n_vocab": 32,
+}
+QUICK = runner.Settings(Plan(rounds=1, warmup_calls=1, warmup_seconds=0, batch_seconds=0), 1)
+
+
+def test_all_compute_the_same_step(monkeypatch):
+    specs = tuple(
+        glide_rows.GlideSpec(spec.name, spec.network, spec.respacing, TINY)
+        for spec in glide_rows.SPECS
+    )
+    monkeypatch.setattr(glide_rows, "SPECS", specs)
+    records = runner.run(glide_rows.rows(), QUICK)
+    assert [record.implementation for record in records] == [
+        "original",
+        "original, text cached",
+        "septet, prepared every step",
+        "septet",
+    ] * 2
+    for record in records:
+        assert record.accuracy.max_rel <= 1e-5
+        assert record.accuracy.ref == "the original in float32"
+
+
+def test_the_networks_are_the_published_ones():
+    base, upsampler = glide_rows.SPECS
+    assert (base.network, upsampler.network) == (GlideTextToImageUNet, GlideSuperResolutionUNet)
+    assert base.config == upsampler.config == {}
+    names = [row.name for row in glide_rows.rows()]
+    assert names == ["glide-base.step/1x3x64x64", "glide-upsampler.step/1x3x256x256"]
+
+
+def test_the_step_depends_on_what_goes_in():
+    with torch.no_grad():
+        (row, _) = (
+            glide_rows._row(glide_rows.GlideSpec(spec.name, spec.network, spec.respacing, TINY))
+            for spec in glide_rows.SPECS
+        )
+        workload = row.build()
+        step = workload.implementations[-1].call.__self__
+        first = workload.implementations[-1].result()[0]
+        step.sample, step._prepared = step.sample * 0.5, None
+        assert (step.prepared()[0] - first).abs().max() > 1e-3
