@@ -79,6 +79,12 @@ def _small(merges=(("a", "b"),)):
     return GlideTokenizer({token: i for i, token in enumerate(tokens)}, list(merges))
 
 
+def test_only_what_is_asked_for_is_encoded():
+    tokens, mask = _small()(["ab " * 5 + "a" * 5000], 4)
+    assert mask.all()
+    assert _small().decode(tokens[0].tolist()) == "ab ab "
+
+
 # -- files --------------------------------------------------------------------------------------
 
 
@@ -127,7 +133,7 @@ def test_damaged_files(tmp_path, damage, match):
         (3, "prompt must be a string, got 3"),
         (None, "prompt must be a string, got None"),
         (b"a", "prompt must be a string"),
-        ("a" * 10_001, "at most 10000 characters, got 10001"),
+        ("a" * 4097, "at most 4096 bytes, got 4097"),
         ("\ud800", "valid Unicode"),
     ],
 )

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 END_OF_TEXT = "<|endoftext|>"
-#: Far more than a network reads; a single word of that length takes seconds.
-MAX_CHARACTERS = 10_000
+#: The work grows with the square of a word's length; one of this length takes a second.
+MAX_WORD_BYTES = 4096
 
 _MERGES_ASSET = Path(__file__).resolve().parent.parent / "assets" / "gpt2_merges.txt.gz"
 #: Names of vocabulary and merges: those of transformers, and the authors'.
@@ -76,24 +76,26 @@ class GlideTokenizer:
         """Return the ids of a text.
 
         Raises:
-            ValueError: If it is no valid text, or has more than :data:`MAX_CHARACTERS` characters.
+            ValueError: If it is no valid text, or a word is longer than :data:`MAX_WORD_BYTES`.
         """
+        return list(self._ids(text))
+
+    def _ids(self, text: str) -> Iterator[int]:
+        """Go through the ids of a text; what is not asked for is not computed."""
         if not isinstance(text, str):
             raise ValueError(f"prompt must be a string, got {brief(text)}")
-        if len(text) > MAX_CHARACTERS:
-            raise ValueError(
-                f"prompt must have at most {MAX_CHARACTERS} characters, got {len(text)}"
-            )
         characters = byte_characters()
-        ids: list[int] = []
-        for word in _words().findall(text.lower()):
+        for match in _words().finditer(text.lower()):
             try:
-                content = word.encode()
+                content = match[0].encode()
             except UnicodeEncodeError as error:  # half of a surrogate pair
                 raise ValueError(f"prompt must be valid Unicode: {error}") from error
-            pieces = self._merge([characters[byte] for byte in content])
-            ids.extend(self.vocab[piece] for piece in pieces)
-        return ids
+            if len(content) > MAX_WORD_BYTES:
+                raise ValueError(
+                    f"prompt must have words of at most {MAX_WORD_BYTES} bytes, got {len(content)}"
+                )
+            for piece in self._merge([characters[byte] for byte in content]):
+                yield self.vocab[piece]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids; bytes that are no valid text are replaced."""
@@ -114,7 +116,7 @@ class GlideTokenizer:
         Raises:
             ValueError: See :meth:`encode`.
         """
-        rows = [self.encode(prompt)[:length] for prompt in prompts]
+        rows = [list(itertools.islice(self._ids(prompt), length)) for prompt in prompts]
         padded = [row + [self.end_token] * (length - len(row)) for row in rows]
         mask = [[True] * len(row) + [False] * (length - len(row)) for row in rows]
         return torch.tensor(padded, dtype=torch.int64), torch.tensor(mask, dtype=torch.bool)
