@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from septet import GlideSuperResolutionUNet, GlideTextToImageUNet
+from septet.models import glide_unet
 
 LAYOUTS = Path(__file__).resolve().parent.parent / "data" / "layouts"
 TINY = {
@@ -102,6 +103,20 @@ def test_each_row_reads_its_own_text(base):
     for index, row in enumerate(rows.tolist()):
         alone = base(images[index : index + 1], 5, tokens[[row]], mask[[row]]).sample
         torch.testing.assert_close(together[index : index + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_long_run_keeps_less_and_computes_the_same(base, monkeypatch):
+    tokens, mask = texts(2)
+    options = {"text_rows": torch.tensor([1, 0])}
+    timesteps = torch.arange(4)
+    expected = base.prepare(timesteps, tokens, mask, **options)
+    monkeypatch.setattr(glide_unet, "MAX_KEPT", 100)
+    prepared = base.prepare(timesteps, tokens, mask, **options)
+    assert prepared.times.numel() == 4 * 2 * 32
+    for row in (2, torch.tensor(2)):
+        output = prepared(sample(), row)
+        torch.testing.assert_close(output, expected(sample(), 2), rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ from septet.checkpoints.glide import text_encoder_config, text_encoder_keys
 from septet.errors import CheckpointError
 from septet.models.base import CONFIG_NAME, one_dtype
 from septet.models.glide_config import GlideSuperResolutionConfig, GlideTextToImageConfig
-from septet.models.glide_unet import GlideUNet, PreparedGlideUNet
+from septet.models.glide_prepared import PreparedGlideUNet
+from septet.models.glide_unet import GlideUNet
 from septet.models.unet_2d import UNet2DOutput
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from septet.models.base import PretrainedModel
 from septet.models.glide_config import GlideTextToImageConfig
+from septet.models.glide_prepared import PreparedGlideUNet
 from septet.nn import Conv2d, GroupNormAct, sinusoidal_embedding
 from septet.nn.glide import (
     GlideAttentionBlock,
@@ -25,65 +25,9 @@ from septet.nn.text_transformer import TextTransformer
 
 # Of the authors' training only the published weights are known; this is GPT's.
 _EMBEDDING_STD = 0.02
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedGlideUNet:
-    """A network together with everything about timesteps, text and images that stays the same.
-
-    Attributes:
-        model: The network.
-        times: ``[num_steps, R, channels]``, the projected embeddings of timestep and text of all
-            residual blocks side by side; R is the number of texts, or 1.
-        text: Keys and values of the texts, one pair per attention block, ``[N, P, heads,
-            head_dim]``; None for a network that reads no text.
-        text_rows: ``[N]``, which of the R texts belongs to each row of the network's batch; None
-            where that is its index, or there is but one.
-        conditions: Images that go in beside the sample, ``[B, channels, H, W]``.
-        guided: Whether the batch consists of a conditional and an unconditional half, both at the
-            same samples.
-    """
-
-    model: GlideUNet
-    times: Tensor
-    text: list[TextKeysValues] | None
-    text_rows: Tensor | None
-    conditions: tuple[Tensor, ...]
-    guided: bool
-
-    def __len__(self) -> int:
-        """Return the number of timesteps prepared."""
-        return self.times.shape[0]
-
-    def __call__(self, sample: Tensor, row: int | Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Run the network at one of the prepared timesteps.
-
-        Args:
-            sample: ``[B, C, H, W]``.
-            row: Index of the timestep. A tensor with one integer, on the network's device, is
-                read there without a host synchronisation.
-
-        Returns:
-            ``[B, 2 * C, H, W]``, or with guidance the pair of the conditional and the
-            unconditional output.
-
-        Raises:
-            ValueError: If the shape of ``sample`` does not suit the network or what was prepared.
-        """
-        if isinstance(row, Tensor):
-            times = self.times.index_select(0, row.reshape(1)).squeeze(0)
-        else:
-            times = self.times[row]
-        if self.text_rows is not None:
-            times = times.index_select(0, self.text_rows)
-        sample = self.model.join(sample, self.conditions)
-        if self.guided:
-            sample = torch.cat([sample, sample])
-        output = self.model.denoise(sample, times, self.text)
-        if not self.guided:
-            return output
-        conditional, unconditional = output.chunk(2)
-        return conditional, unconditional
+#: Most numbers of projected embeddings that are kept: 256 MiB in float32. A run of a thousand steps
+#: for many texts would need gigabytes.
+MAX_KEPT = 1 << 26
 
 
 class GlideUNet(PretrainedModel):
@@ -182,8 +126,15 @@ class GlideUNet(PretrainedModel):
         embedding: Tensor = self.time_embed(sines.to(self.dtype))
         return embedding
 
-    def _project(self, embedding: Tensor) -> Tensor:
-        """Map ``[..., 4 * model_channels]`` to what all residual blocks need, side by side."""
+    def project(self, embedding: Tensor) -> Tensor:
+        """Project embeddings of timestep and text for all residual blocks.
+
+        Args:
+            embedding: ``[..., 4 * model_channels]``.
+
+        Returns:
+            ``[..., channels]``, the scales and shifts of all blocks side by side.
+        """
         activated = F.silu(embedding)
         return torch.cat([block.emb_layers[1](activated) for block in self._resblocks], dim=-1)
 
@@ -219,7 +170,7 @@ class GlideUNet(PretrainedModel):
         embedding = self._embed(timesteps)
         if pooled is not None:
             embedding = embedding + pooled
-        return self.denoise(self.join(sample, conditions), self._project(embedding), text)
+        return self.denoise(self.join(sample, conditions), self.project(embedding), text)
 
     def _prepare(
         self,
@@ -242,8 +193,15 @@ class GlideUNet(PretrainedModel):
         elif text_rows is not None:
             rows = text_rows = text_rows.to(self.device)
             text = [(key.index_select(0, rows), value.index_select(0, rows)) for key, value in text]
+        fits = embedding[..., 0].numel() * sum(self._time_channels) <= MAX_KEPT
         return PreparedGlideUNet(
-            self, self._project(embedding), text, text_rows, conditions, guided
+            self,
+            self.project(embedding) if fits else embedding,
+            fits,
+            text,
+            text_rows,
+            conditions,
+            guided,
         )
 
     def _inpainting(

@@ -16,7 +16,7 @@ from septet.sampling import SamplingLoop
 
 if TYPE_CHECKING:
     from septet.models import GlideSuperResolutionUNet, GlideTextToImageUNet
-    from septet.models.glide_unet import PreparedGlideUNet
+    from septet.models.glide_prepared import PreparedGlideUNet
     from septet.schedulers import StepTable
     from septet.text import GlideTokenizer
 
