@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from septet.errors import CheckpointError, LibraryError
     from septet.models import (
         AutoencoderKL,
+        GlideSuperResolutionUNet,
+        GlideTextToImageUNet,
         LDMBertModel,
         UNet2DConditionModel,
         UNet2DModel,
         VQModel,
     )
-    from septet.models import GlideSuperResolutionUNet, GlideTextToImageUNet, UNet2DModel
     from septet.pipelines import (
         DDIMPipeline,
         DDPMPipeline,

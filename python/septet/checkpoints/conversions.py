@@ -71,7 +71,7 @@ CONVERSIONS = {
     "UNet2DModel": Conversion(unet_config, unet_keys, is_authors_unet, authors_config, unet_heads),
     "UNet2DConditionModel": Conversion(
         condition_config, condition_keys, is_compvis_unet, authors_condition_config
-    "UNet2DModel": Conversion(unet_config, unet_keys, is_authors_unet, authors_config),
+    ),
     "GlideTextToImageUNet": Conversion(
         text_to_image_config, plain_keys, is_authors_glide, base_settings
     ),

@@ -49,9 +49,7 @@ SCHEDULER_CLASSES = (
     "PNDMScheduler",
     "GLIDEScheduler",
 )
-TOKENIZER_CLASSES = (
-    "GlideTokenizer",
-)
+TOKENIZER_CLASSES = ("GlideTokenizer",)
 #: Taken from the package transformers.
 TRANSFORMERS_CLASSES = (
     "BertTokenizer",

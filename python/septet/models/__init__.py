@@ -6,10 +6,10 @@ from septet.models.autoencoder_kl import AutoencoderKL, AutoencoderKLOutput
 from septet.models.base import PretrainedModel
 from septet.models.config import FrozenConfig, ModelConfig
 from septet.models.gaussian import DiagonalGaussianDistribution
-from septet.models.ldm_bert import LDMBertModel, LDMBertOutput
-from septet.models.ldm_bert_config import LDMBertConfig
 from septet.models.glide import GlideSuperResolutionUNet, GlideTextToImageUNet
 from septet.models.glide_config import GlideSuperResolutionConfig, GlideTextToImageConfig
+from septet.models.ldm_bert import LDMBertModel, LDMBertOutput
+from septet.models.ldm_bert_config import LDMBertConfig
 from septet.models.unet_2d import PreparedUNet2D, UNet2DModel, UNet2DOutput
 from septet.models.unet_2d_condition import (
     PreparedUNet2DCondition,
@@ -27,13 +27,13 @@ __all__ = [
     "DecoderOutput",
     "DiagonalGaussianDistribution",
     "FrozenConfig",
-    "LDMBertConfig",
-    "LDMBertModel",
-    "LDMBertOutput",
     "GlideSuperResolutionConfig",
     "GlideSuperResolutionUNet",
     "GlideTextToImageConfig",
     "GlideTextToImageUNet",
+    "LDMBertConfig",
+    "LDMBertModel",
+    "LDMBertOutput",
     "ModelConfig",
     "PreparedUNet2D",
     "PreparedUNet2DCondition",

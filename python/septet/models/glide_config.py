@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from septet.models.config import ModelConfig, check_choice, check_int, check_number, each
-from septet.models.unet_2d_config import (
+from septet.models.unet_config import (
     MAX_CHANNELS,
     MAX_CLASSES,
     MAX_LAYERS,
