@@ -22,8 +22,8 @@ ARROWS = {
     "random": {"ops"},
     "nn": {"ops"},
     "text": {"checkpoints"},
-    "audio": {"ops"},
-    "models": {"nn", "ops", "random", "checkpoints"},
+    "audio": {"ops", "checkpoints"},
+    "models": {"nn", "ops", "random", "checkpoints", "audio"},
     "schedulers": {"ops", "random", "checkpoints"},
     "checkpoints": set(),
     "sampling": {"ops", "random", "schedulers.table"},
@@ -42,7 +42,15 @@ ARROWS = {
     "bench": {"ops", "random", "schedulers", "models", "pipelines", "testing", "nn"},
     "cli": {"pipelines", "schedulers", "models", "ops", "random", "checkpoints", "bench"},
 }
-HEAVY = {"transformers", "huggingface_hub", "diffusers", "matplotlib", "sklearn"}
+HEAVY = {
+    "transformers",
+    "huggingface_hub",
+    "diffusers",
+    "matplotlib",
+    "sklearn",
+    "librosa",
+    "pystoi",
+}
 
 
 def _part(path):
