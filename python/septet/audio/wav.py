@@ -39,7 +39,8 @@ def read_wav(file: str | os.PathLike[str]) -> tuple[Tensor, int]:
             width, channels = reader.getsampwidth(), reader.getnchannels()
             rate = reader.getframerate()
             data = reader.readframes(reader.getnframes())
-    except (OSError, EOFError, wave.Error) as error:
+    # The library's own reader of chunks raises the last two where lengths make no sense.
+    except (OSError, EOFError, wave.Error, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path}: no readable PCM WAV file: {error}") from error
     if width not in (1, 2, 3, 4) or not channels or not rate:
         raise CheckpointError(f"{path}: expected 8 to 32 bits per sample, got {8 * width}")

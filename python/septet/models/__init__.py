@@ -10,6 +10,9 @@ from septet.models.glide import GlideSuperResolutionUNet, GlideTextToImageUNet
 from septet.models.glide_config import GlideSuperResolutionConfig, GlideTextToImageConfig
 from septet.models.ldm_bert import LDMBertModel, LDMBertOutput
 from septet.models.ldm_bert_config import LDMBertConfig
+from septet.models.diffwave import DiffWaveModel, DiffWaveOutput, PreparedDiffWave
+from septet.models.diffwave_config import DiffWaveConfig
+from septet.models.galr import GALRConfig, GALRModel
 from septet.models.unet_2d import PreparedUNet2D, UNet2DModel, UNet2DOutput
 from septet.models.unet_2d_condition import (
     PreparedUNet2DCondition,
@@ -34,7 +37,14 @@ __all__ = [
     "LDMBertConfig",
     "LDMBertModel",
     "LDMBertOutput",
+    "DiffWaveConfig",
+    "DiffWaveModel",
+    "DiffWaveOutput",
+    "FrozenConfig",
+    "GALRConfig",
+    "GALRModel",
     "ModelConfig",
+    "PreparedDiffWave",
     "PreparedUNet2D",
     "PreparedUNet2DCondition",
     "PretrainedModel",
