@@ -184,7 +184,7 @@ class Scheduler(ABC):
         """Return the columns that turn a model output into an estimate of the clean sample."""
         root, noise_root = alpha_prod_t**0.5, (1 - alpha_prod_t) ** 0.5
         columns: dict[str, Any]
-        kind = self.config.prediction_type
+        kind = self.config.get("prediction_type", "epsilon")
         if kind == "epsilon":
             # a quotient, so that alphas_cumprod = 0 gives infinity, which clipping makes finite
             columns = {"x0_sample": 1.0, "x0_output": -noise_root, "x0_divisor": root}
@@ -192,7 +192,8 @@ class Scheduler(ABC):
             columns = {"x0_sample": 0.0, "x0_output": 1.0}
         else:
             columns = {"x0_sample": root, "x0_output": -noise_root}
-        if self._limits_x0 and self.config.clip_sample and not self.config.thresholding:
+        thresholding = self.config.get("thresholding", False)
+        if self._limits_x0 and self.config.clip_sample and not thresholding:
             columns["x0_clip"] = self.config.clip_sample_range
         return columns
 
@@ -201,7 +202,7 @@ class Scheduler(ABC):
     ) -> StepTable:
         config = self.config
         threshold = None
-        if self._limits_x0 and config.thresholding:
+        if self._limits_x0 and config.get("thresholding", False):
             threshold = DynamicThreshold(config.dynamic_thresholding_ratio, config.sample_max_value)
         return StepTable(
             rows,

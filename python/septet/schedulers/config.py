@@ -30,7 +30,7 @@ _OWN_KEYS = {"table_dtype": "float64", "variant": "modern"}
 #: Keys of the 2022 releases and what they are called today.
 _OLD_KEYS = {"timesteps": "num_train_timesteps", "clip_predicted_image": "clip_sample"}
 #: Keys of those releases that mean nothing for sampling here.
-_IGNORED_KEYS = ("tensor_format", "timestep_values")
+_IGNORED_KEYS = ("tensor_format",)
 
 
 def record_config(init: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S, P], None]:
@@ -105,8 +105,9 @@ def check_config(config: FrozenConfig) -> None:
         ("timestep_spacing", SPACINGS),
         ("table_dtype", tuple(TABLE_DTYPES)),
     ):
-        if config.get(key, choices[0]) not in choices:
-            raise ValueError(f"{key} must be one of {choices}, got {config[key]!r}")
+        value = config.get(key, choices[0])
+        if value not in choices:
+            raise ValueError(f"{key} must be one of {choices}, got {value!r}")
     numbers = ("clip_sample_range", "sample_max_value", "dynamic_thresholding_ratio")
     for key in ("beta_start", "beta_end", *numbers):
         value = config.get(key, 1.0)
