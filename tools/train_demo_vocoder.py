@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from septet.audio import log_mel_spectrogram
-from septet.checkpoints import write_index, write_json
 from septet.models import DiffWaveModel
+from septet.pipelines import BDDMPipeline
+from septet.schedulers import BDDMScheduler
 from speech_data import MEL, OUTPUT, load_clips
 
 ROOT = Path(__file__).parents[1]
@@ -54,13 +55,6 @@ MODEL_CONFIG: dict[str, Any] = {
     "win_length": MEL.win_length,
     "fmin": MEL.fmin,
     "fmax": MEL.fmax,
-}
-SCHEDULER_CONFIG: dict[str, Any] = {
-    "_class_name": "BDDMScheduler",
-    "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
-    "beta_start": 0.0001,
-    "beta_end": 0.02,
-    "schedule": "lj-12",
 }
 
 
@@ -98,6 +92,26 @@ class Crops:
         return torch.stack(waveforms), torch.stack(mels)
 
 
+def interpolate_spectrograms(model: DiffWaveModel, mels: list[Tensor]) -> None:
+    """Let the network start with stretched spectrograms that are interpolated and normalised.
+
+    With random kernels the layers would first have to learn to read them.
+    """
+    values = torch.cat([mel.flatten() for mel in mels])
+    mean, deviation = float(values.mean()), float(values.std())
+    with torch.no_grad():
+        for layer in model.residual_layer.layers:
+            for index, conv in enumerate(layer.upsample_conv2d):
+                factor = conv.stride[1]
+                taps = torch.arange(2 * factor) + 0.5
+                conv.weight.zero_()
+                conv.weight[0, 0, 1] = 1 - (taps - factor).abs() / factor
+                conv.bias.zero_()
+                if index == 0:
+                    conv.weight /= deviation
+                    conv.bias -= mean / deviation
+
+
 @dataclass
 class Training:
     """Everything that a checkpoint keeps."""
@@ -109,10 +123,11 @@ class Training:
     step: int = 0
 
     @classmethod
-    def start(cls, seed: int, config: dict[str, Any]) -> Training:
+    def start(cls, seed: int, crops: Crops) -> Training:
         """Begin with random weights."""
         torch.manual_seed(seed)
-        model = DiffWaveModel(**config)
+        model = DiffWaveModel(**MODEL_CONFIG)
+        interpolate_spectrograms(model, crops.mels)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01
         )
@@ -191,15 +206,9 @@ def learning_rate(step: int) -> float:
 
 
 def export(model: DiffWaveModel, folder: Path) -> None:
-    """Write the weights in half precision, with scheduler and index."""
-    deepcopy(model).half().save_pretrained(folder / "diffwave")
-    (folder / "scheduler").mkdir(exist_ok=True)
-    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER_CONFIG)
-    components = {
-        "diffwave": ("septet", "DiffWaveModel"),
-        "scheduler": ("septet", "BDDMScheduler"),
-    }
-    write_index(folder, "BDDMPipeline", components)
+    """Write a vocoder with the weights in half precision."""
+    scheduler = BDDMScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS)
+    BDDMPipeline(deepcopy(model).half(), scheduler).save_pretrained(folder)
 
 
 def train(
@@ -257,12 +266,12 @@ def main() -> None:
         parser.error(f"{checkpoint} exists: add --resume to go on from it, or delete it")
     if arguments.resume and not checkpoint.exists():
         parser.error(f"{checkpoint} does not exist: leave out --resume to start")
-    training = Training.start(arguments.seed, MODEL_CONFIG)
+    crops = Crops(arguments.data)
+    training = Training.start(arguments.seed, crops)
     if arguments.resume:
         training.load(checkpoint)
     arguments.work.mkdir(parents=True, exist_ok=True)
     seconds = 60 * arguments.minutes
-    crops = Crops(arguments.data)
     train(
         training,
         crops,

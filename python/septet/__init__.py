@@ -21,7 +21,10 @@ if TYPE_CHECKING:
         UNet2DModel,
         VQModel,
     )
+    from septet.models import DiffWaveModel, UNet2DModel
     from septet.pipelines import (
+        AudioPipelineOutput,
+        BDDMPipeline,
         DDIMPipeline,
         DDPMPipeline,
         DiffusionPipeline,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from septet.random import PhiloxSeeds, randn_tensor
     from septet.sampling import SamplingLoop
     from septet.schedulers import (
+        BDDMScheduler,
         DDIMScheduler,
         DDPMScheduler,
         GLIDEScheduler,
@@ -47,11 +51,15 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "AutoencoderKL": "septet.models",
+    "AudioPipelineOutput": "septet.pipelines",
+    "BDDMPipeline": "septet.pipelines",
+    "BDDMScheduler": "septet.schedulers",
     "CheckpointError": "septet.errors",
     "DDIMPipeline": "septet.pipelines",
     "DDIMScheduler": "septet.schedulers",
     "DDPMPipeline": "septet.pipelines",
     "DDPMScheduler": "septet.schedulers",
+    "DiffWaveModel": "septet.models",
     "DiffusionPipeline": "septet.pipelines",
     "GLIDEPipeline": "septet.pipelines",
     "GLIDEScheduler": "septet.schedulers",
@@ -78,11 +86,15 @@ _EXPORTS = {
 
 __all__ = [
     "AutoencoderKL",
+    "AudioPipelineOutput",
+    "BDDMPipeline",
+    "BDDMScheduler",
     "CheckpointError",
     "DDIMPipeline",
     "DDIMScheduler",
     "DDPMPipeline",
     "DDPMScheduler",
+    "DiffWaveModel",
     "DiffusionPipeline",
     "GLIDEPipeline",
     "GLIDEScheduler",

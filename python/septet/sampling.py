@@ -38,6 +38,8 @@ class SamplingLoop:
         generator: Where noise comes from. A ``torch.Generator`` is drawn from in the order and
             with the values of diffusers, in every row that adds noise; :class:`PhiloxSeeds` are
             evaluated inside the step, with the values that drawing them in that order gives.
+        draw: Returns noise of the sample's shape, instead of ``generator``, for what that cannot
+            say, such as samples of different lengths.
         progress: Wraps the iteration over the rows, to show it.
         callback: Called after every step.
         callback_tensors: What the callback is shown: "sample" (after the step), "model_output",
@@ -52,6 +54,7 @@ class SamplingLoop:
         table: StepTable,
         *,
         generator: Generators = None,
+        draw: Callable[[], Tensor] | None = None,
         progress: Callable[[Iterable[int]], Iterable[int]] = iter,
         callback: StepCallback | None = None,
         callback_tensors: Iterable[str] = ("sample",),
@@ -60,6 +63,7 @@ class SamplingLoop:
     ) -> None:
         self.table = table
         self.generator = generator
+        self.draw = draw
         self.progress = progress
         self.callback = callback
         self.callback_tensors = tuple(callback_tensors) if callback else ()
@@ -120,7 +124,9 @@ class SamplingLoop:
 
     def _noise_source(self, sample: Tensor) -> Callable[[int], dict[str, Any]]:
         """Return a function from a row to the arguments that give a step its noise."""
-        generator = self.generator
+        generator, draw = self.generator, self.draw
+        if draw is not None:
+            return lambda _row: {"noise": draw()}
         if not isinstance(generator, PhiloxSeeds):
             return lambda _row: {
                 "noise": randn_leading(

@@ -6,7 +6,7 @@ from septet.checkpoints.folder import CheckpointFolder, Component, write_index
 from septet.checkpoints.hub import HubOptions, locate
 from septet.checkpoints.keys import match_keys, modern_keys
 from septet.checkpoints.paths import file_inside, inside
-from septet.checkpoints.single_file import read_single_file
+from septet.checkpoints.single_file import read_single_file, read_training_config
 from septet.checkpoints.tensors import read_tensors, write_tensors
 from septet.checkpoints.weights import find_weights, read_weights, weights_name
 
@@ -25,6 +25,7 @@ __all__ = [
     "read_json",
     "read_single_file",
     "read_tensors",
+    "read_training_config",
     "read_weights",
     "weights_name",
     "write_index",

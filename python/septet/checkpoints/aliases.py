@@ -21,6 +21,7 @@ PIPELINE_ALIASES = {
     "GradTTS": "GradTTSPipeline",
 }
 MODEL_ALIASES = {
+    "DiffWave": "DiffWaveModel",
     "UNetModel": "UNet2DModel",
     "UNetUnconditionalModel": "UNet2DModel",
     "UNetLDMModel": "UNet2DConditionModel",

@@ -18,6 +18,13 @@ from septet.checkpoints.autoencoder import (
     vq_config,
 )
 from septet.checkpoints.compvis_keys import is_compvis_unet
+from septet.checkpoints.diffwave import (
+    diffwave_config,
+    diffwave_keys,
+    galr_config,
+    galr_keys,
+    is_authors_diffwave,
+)
 from septet.checkpoints.glide import (
     base_settings,
     is_authors_glide,
@@ -78,6 +85,10 @@ CONVERSIONS = {
     "GlideSuperResolutionUNet": Conversion(
         super_resolution_config, plain_keys, is_authors_glide, upsampler_settings
     ),
+    "DiffWaveModel": Conversion(
+        keys=diffwave_keys, is_authors=is_authors_diffwave, infer=diffwave_config
+    ),
+    "GALRModel": Conversion(keys=galr_keys, is_authors=is_authors_diffwave, infer=galr_config),
 }
 
 

@@ -33,6 +33,7 @@ PIPELINE_CLASSES = (
     "LDMPipeline",
     "LDMTextToImagePipeline",
     "GLIDEPipeline",
+    "BDDMPipeline",
 )
 MODEL_CLASSES = (
     "UNet2DModel",
@@ -42,12 +43,15 @@ MODEL_CLASSES = (
     "LDMBertModel",
     "GlideTextToImageUNet",
     "GlideSuperResolutionUNet",
+    "DiffWaveModel",
+    "GALRModel",
 )
 SCHEDULER_CLASSES = (
     "DDPMScheduler",
     "DDIMScheduler",
     "PNDMScheduler",
     "GLIDEScheduler",
+    "BDDMScheduler",
 )
 TOKENIZER_CLASSES = ("GlideTokenizer",)
 #: Taken from the package transformers.

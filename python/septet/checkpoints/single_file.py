@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from septet.checkpoints.tensors import PICKLE_SUFFIXES, as_tensors, read_pickled, read_tensors
 from septet.errors import CheckpointError
@@ -29,7 +30,8 @@ def read_single_file(path: Path, *, use_ema: bool = True) -> dict[str, Tensor]:
         path: A safetensors or pickled file with weights by name; or what DDIM's training saves,
             ``[weights, optimizer, epoch, step, averaged weights]``; or PNDM's, the same without
             the last (its averaged weights are a file of their own); or what CompVis' trainings
-            save, ``{"state_dict": weights, ...}``, where averaged weights lie under ``model_ema.``.
+            save, ``{"state_dict": weights, ...}``, where averaged weights lie under ``model_ema.``;
+            or BDDM's, ``{"model_state_dict": weights, ...}``.
         use_ema: Whether to take the averaged weights where the file has both.
 
     Returns:
@@ -39,7 +41,8 @@ def read_single_file(path: Path, *, use_ema: bool = True) -> dict[str, Tensor]:
         CheckpointError: If the file is damaged, would run code, or holds something else.
     """
     if path.suffix in PICKLE_SUFFIXES:
-        tensors = as_tensors(_weights_of(read_pickled(path), use_ema, path), path)
+        content = read_pickled(path, [Namespace])
+        tensors = as_tensors(_weights_of(content, use_ema, path), path)
     else:
         tensors = read_tensors(path)
     if tensors and all(key.startswith(_PARALLEL) for key in tensors):
@@ -64,8 +67,11 @@ def _averaged(tensors: Mapping[str, Tensor], use_ema: bool) -> dict[str, Tensor]
 
 def _weights_of(value: object, use_ema: bool, path: Path) -> object:
     """Return the weights out of the state of a training, and anything else as it is."""
-    if isinstance(value, Mapping) and isinstance(value.get("state_dict"), Mapping):
-        return value["state_dict"]
+    if isinstance(value, Mapping):
+        for name in ("state_dict", "model_state_dict"):
+            if isinstance(value.get(name), Mapping):
+                return value[name]
+        return value
     if not isinstance(value, list | tuple):
         return value
     if len(value) not in (4, 5) or not isinstance(value[0], Mapping):
@@ -74,3 +80,19 @@ def _weights_of(value: object, use_ema: bool, path: Path) -> object:
             f"got a list of {len(value)} entries"
         )
     return value[4] if use_ema and len(value) == 5 else value[0]
+
+
+def read_training_config(path: Path) -> dict[str, Any]:
+    """Read the settings that BDDM's training saves with the weights; empty if there are none.
+
+    Args:
+        path: See :func:`read_single_file`.
+
+    Raises:
+        CheckpointError: If the file is damaged, or would run code.
+    """
+    if path.suffix not in PICKLE_SUFFIXES:
+        return {}
+    content = read_pickled(path, [Namespace])
+    config = content.get("config") if isinstance(content, Mapping) else None
+    return dict(vars(config)) if isinstance(config, Namespace) else {}

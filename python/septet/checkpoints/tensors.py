@@ -6,7 +6,7 @@ Nothing in a file is ever run: pickled weights go through torch's restricted rea
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,11 +72,13 @@ def _check_header(path: Path, size: int) -> None:
         raise CheckpointError(f"{path}: not a valid safetensors file: {reason}") from error
 
 
-def read_pickled(path: Path) -> Any:
+def read_pickled(path: Path, allowed: Sequence[type] = ()) -> Any:
     """Read what torch pickled, through its restricted reader.
 
     Args:
         path: A file of ``torch.save``, of today's format or that before torch 1.6.
+        allowed: Classes that may occur besides torch's; harmless ones, whose instances only hold
+            attributes.
 
     Raises:
         CheckpointError: If the file is damaged, would run code, or is compressed.
@@ -91,7 +93,8 @@ def read_pickled(path: Path) -> Any:
         check_archive(path, size)
     try:
         # mapped, a tensor takes no memory of its own, and none beyond the end of the file
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     except Exception as error:

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from septet.errors import CheckpointError
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -30,10 +28,10 @@ def fold_weight_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tensors: Weights by name, normalised or not.
 
     Returns:
-        The same with ``weight`` where there was a pair, of the pair's type.
+        The same with ``weight`` where there was a pair, in float32 where that had fewer bits.
 
     Raises:
-        CheckpointError: If one of a pair is missing, the shapes do not suit, or the folded weight
+        ValueError: If one of a pair is missing, the shapes do not suit, or the folded weight
             is there as well.
     """
     result: dict[str, Tensor] = {}
@@ -41,19 +39,19 @@ def fold_weight_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found = _normalised(key)
         if found is None:
             if key in result:
-                raise CheckpointError(f"weight {key!r} is there with and without normalisation")
+                raise ValueError(f"weight {key!r} is there with and without normalisation")
             result[key] = tensor
             continue
         stem, magnitude, direction = found
         if not key.endswith(magnitude.removeprefix(stem)):
             if magnitude not in tensors:
-                raise CheckpointError(f"weight {key!r} lacks its magnitude {magnitude!r}")
+                raise ValueError(f"weight {key!r} lacks its magnitude {magnitude!r}")
             continue
         if direction not in tensors:
-            raise CheckpointError(f"weight {key!r} lacks its direction {direction!r}")
+            raise ValueError(f"weight {key!r} lacks its direction {direction!r}")
         name = f"{stem}.weight"
         if name in result or name in tensors:
-            raise CheckpointError(f"weight {name!r} is there with and without normalisation")
+            raise ValueError(f"weight {name!r} is there with and without normalisation")
         result[name] = _fold(name, tensor, tensors[direction])
     return result
 
@@ -73,7 +71,7 @@ def _fold(name: str, magnitude: Tensor, direction: Tensor) -> Tensor:
         g in (1, v) for g, v in zip(magnitude.shape, direction.shape, strict=True)
     )
     if not shapes_suit or not direction.is_floating_point() or not magnitude.is_floating_point():
-        raise CheckpointError(
+        raise ValueError(
             f"weight {name!r} has a magnitude of shape {list(magnitude.shape)}, which does not "
             f"suit its direction of shape {list(direction.shape)}"
         )
@@ -84,4 +82,4 @@ def _fold(name: str, magnitude: Tensor, direction: Tensor) -> Tensor:
     norm = (
         torch.linalg.vector_norm(values, dim=axes or None, keepdim=True) if axes else values.abs()
     )
-    return (values * (magnitude.to(wide) / norm)).to(direction.dtype)
+    return values * (magnitude.to(wide) / norm)

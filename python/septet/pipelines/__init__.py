@@ -1,6 +1,8 @@
 """The pipelines: networks, a scheduler and the sampling loop put together."""
 
+from septet.pipelines.audio_output import AudioPipelineOutput
 from septet.pipelines.base import DiffusionPipeline
+from septet.pipelines.bddm import BDDMPipeline
 from septet.pipelines.ddim import DDIMPipeline
 from septet.pipelines.ddpm import DDPMPipeline
 from septet.pipelines.glide import GLIDEPipeline
@@ -10,6 +12,8 @@ from septet.pipelines.output import ImagePipelineOutput
 from septet.pipelines.pndm import PNDMPipeline
 
 __all__ = [
+    "AudioPipelineOutput",
+    "BDDMPipeline",
     "DDIMPipeline",
     "DDPMPipeline",
     "DiffusionPipeline",
