@@ -1,4 +1,3 @@
-"""Sound: mel spectrograms and WAV files."""
 """Waveforms and what stands for them: WAV files and mel spectrograms."""
 
 from septet.audio.mel import MelConfig, log_mel_spectrogram, mel_filter_bank
