@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
 import torch
@@ -16,6 +16,7 @@ from septet.models.base import PretrainedModel
 from septet.models.diffwave_config import DiffWaveConfig
 from septet.nn.embedding import sinusoidal_embedding
 from septet.nn.wavenet import MelMask, NamedConv, WaveNetLayer, channels_last
+from septet.nn.wavenet_packed import PackedWaveNet, can_pack
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +80,7 @@ class PreparedMel:
         projections: ``[B, 2 * res_channels, 1, positions]`` of the first layers; the others
             compute theirs when they need it.
         mask: ``[B, 1, 1, positions]``, 0 beyond a sample's end; None with ``lengths`` None.
+        packed: The layers in the form whose scale ``projections`` have; None for the plain one.
     """
 
     spectrogram: Tensor
@@ -86,12 +88,15 @@ class PreparedMel:
     lengths: Tensor | None
     projections: Sequence[Tensor]
     mask: Tensor | None
+    packed: PackedWaveNet | None = None
 
     def of_layer(self, index: int, layer: WaveNetLayer) -> Tensor:
         """Return what a layer adds to its dilated convolution."""
         if index < len(self.projections):
             return self.projections[index]
         mask = None if self.lengths is None else MelMask(self.lengths)
+        if self.packed is not None:
+            return self.packed.project_mel(index, self.spectrogram, self.num_positions, mask)
         return layer.project_mel(self.spectrogram, self.num_positions, mask)
 
 
@@ -219,13 +224,14 @@ class DiffWaveModel(PretrainedModel):
             ValueError: If the shape of ``sample`` does not suit the network or the spectrograms.
         """
         self._check_sample(sample, mel)
-        hidden = self.init_conv(self._group(sample))
-        skips: Tensor | None = None
+        # a single channel has both memory layouts, and torch goes on in the other one
+        hidden = channels_last(self.init_conv(self._group(sample)))
         layers = self.residual_layer.layers
-        for index, (layer, step) in enumerate(zip(layers, steps, strict=True)):
-            hidden, skip = layer(hidden, step, mel.of_layer(index, layer), mel.mask)
-            skips = skip if skips is None else skips + skip
-        assert skips is not None
+        mels = (mel.of_layer(index, layer) for index, layer in enumerate(layers))
+        if mel.packed is not None:
+            skips = mel.packed(hidden, steps, mels, mel.mask)
+        else:
+            skips = _run_layers(layers, hidden, steps, mels, mel.mask)
         output = self.final_conv(skips * math.sqrt(1 / len(layers)))
         if mel.mask is not None:
             output = output * mel.mask
@@ -258,12 +264,11 @@ class DiffWaveModel(PretrainedModel):
         size = 2 * settings.res_channels * num_positions * spectrogram.shape[0]
         size *= spectrogram.element_size()
         kept = min(max_bytes // max(size, 1), settings.num_res_layers)
-        mel_mask = None if lengths is None else MelMask(lengths)
-        projections = [
-            layer.project_mel(spectrogram, num_positions, mel_mask)
-            for layer in self.residual_layer.layers[:kept]
-        ]
-        return PreparedMel(spectrogram, num_positions, lengths, projections, mask)
+        layers = self.residual_layer.layers
+        packed = PackedWaveNet(layers) if max_bytes and can_pack(layers) else None
+        prepared = PreparedMel(spectrogram, num_positions, lengths, (), mask, packed)
+        projections = [prepared.of_layer(i, layer) for i, layer in enumerate(layers[:kept])]
+        return replace(prepared, projections=projections)
 
     def _project_steps(self, timesteps: Tensor) -> Tensor:
         """Embed timesteps ``[N]`` and project them: ``[layers, N, res_channels]``."""
@@ -333,6 +338,22 @@ class _ResidualLayers(nn.Module):
     def embed(self, sinusoids: Tensor) -> Tensor:
         """Map ``[N, embed_dim_in]`` to ``[N, embed_dim_out]``."""
         return F.silu(self.fc_t2(F.silu(self.fc_t1(sinusoids))))
+
+
+def _run_layers(
+    layers: list[WaveNetLayer],
+    hidden: Tensor,
+    steps: Tensor,
+    mels: Iterable[Tensor],
+    mask: Tensor | None,
+) -> Tensor:
+    """Run the layers as they are and return the sum of their shares."""
+    skips: Tensor | None = None
+    for layer, step, mel in zip(layers, steps, mels, strict=True):
+        hidden, skip = layer(hidden, step, mel, mask)
+        skips = skip if skips is None else skips + skip
+    assert skips is not None
+    return skips
 
 
 def _checked_lengths(lengths: Tensor, spectrogram: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class Conv2d(nn.Conv2d):
             or (residual is not None and residual.requires_grad)
         )
         return (
-            _HAS_ONEDNN
+            HAS_ONEDNN
             and input.device.type == "cpu"
             and input.dtype == weight.dtype == torch.float32
             and isinstance(self.padding, tuple)
@@ -136,4 +136,5 @@ def _has_onednn() -> bool:
     return True
 
 
-_HAS_ONEDNN = torch.backends.mkldnn.is_available() and _has_onednn()  # type: ignore[no-untyped-call]
+#: Whether this torch can pack weights for oneDNN.
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and _has_onednn()  # type: ignore[no-untyped-call]

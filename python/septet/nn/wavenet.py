@@ -83,16 +83,7 @@ class WaveNetLayer(nn.Module):
         Returns:
             ``[B, 2 * res_channels, 1, num_positions]``.
         """
-        image, stretch = mel[:, None], 1
-        for conv, factor in zip(self.upsample_conv2d, self.upsample_factors, strict=True):
-            image = F.leaky_relu(conv(image), _LEAKY_SLOPE)
-            stretch *= factor
-            # An odd factor gives one column too many.
-            image = image[..., : mel.shape[-1] * stretch]
-            if mask is not None:
-                image = image * mask(stretch, image.shape[-1])
-        stretched = channels_last(image[:, 0, :, None, :num_positions])
-        projected: Tensor = self.mel_conv(stretched)
+        projected: Tensor = self.mel_conv(stretch_mel(self, mel, num_positions, mask))
         return projected
 
     def forward(
@@ -117,6 +108,31 @@ class WaveNetLayer(nn.Module):
         residual = conv_positions(self.res_conv, activated)
         skip = conv_positions(self.skip_conv, activated)
         return (shifted + residual) * _RESIDUAL_SCALE, skip
+
+
+def stretch_mel(
+    layer: WaveNetLayer, mel: Tensor, num_positions: int, mask: MelMask | None = None
+) -> Tensor:
+    """Stretch a mel spectrogram to the length of a layer's activations.
+
+    Args:
+        layer: The layer whose transposed convolutions do it.
+        mel: See :meth:`WaveNetLayer.project_mel`, as for the others.
+        num_positions: The same.
+        mask: The same.
+
+    Returns:
+        ``[B, num_mels, 1, num_positions]``, channels-last.
+    """
+    image, stretch = mel[:, None], 1
+    for conv, factor in zip(layer.upsample_conv2d, layer.upsample_factors, strict=True):
+        image = F.leaky_relu(conv(image), _LEAKY_SLOPE)
+        stretch *= factor
+        # An odd factor gives one column too many.
+        image = image[..., : mel.shape[-1] * stretch]
+        if mask is not None:
+            image = image * mask(stretch, image.shape[-1])
+    return channels_last(image[:, 0, :, None, :num_positions])
 
 
 class MelMask:
