@@ -16,7 +16,11 @@ from pystoi import stoi
 from torch import Tensor
 
 from septet.audio import log_mel_spectrogram, write_wav
+from septet.models import DiffWaveModel
+from septet.pipelines import BDDMPipeline
+from septet.schedulers import BDDMScheduler
 from speech_data import MEL, OUTPUT, Clip, load_clips
+from train_demo_vocoder import MODEL_CONFIG
 
 ROOT = Path(__file__).parents[1]
 GRIFFIN_LIM_ITERATIONS = 32
@@ -39,6 +43,19 @@ def griffin_lim(mel: Tensor) -> np.ndarray:
     return waveform
 
 
+def load_vocoder(folder: Path) -> BDDMPipeline:
+    """Load an exported vocoder, or the averaged weights of a training in progress."""
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        model = DiffWaveModel(**MODEL_CONFIG)
+        model.load_state_dict(torch.load(checkpoint, weights_only=True)["averaged"])
+        pipe = BDDMPipeline(model.eval().requires_grad_(False), BDDMScheduler())
+    else:
+        pipe = BDDMPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def score(recording: np.ndarray, made: np.ndarray) -> float:
     """Return the STOI of a waveform, cut to the shorter of the two."""
     length = min(len(recording), len(made))
@@ -54,20 +71,20 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=OUTPUT)
-    parser.add_argument("--vocoder", type=Path, default=ROOT / "build/training/vocoder/export")
+    parser.add_argument("--vocoder", type=Path, default=ROOT / "build/training/vocoder")
     parser.add_argument("--schedules", nargs="+", default=["lj-12"], help="names or .ns files")
+    parser.add_argument("--no-griffin-lim", action="store_true", help="judge the vocoder alone")
     parser.add_argument("--clips", type=int, default=24, help="how many recordings")
     parser.add_argument("--output", type=Path, help="folder for WAV files")
     arguments = parser.parse_args()
     clips = held_out(arguments.data)[: arguments.clips]
     recordings = [waveform.numpy() for _, waveform in clips]
     mels = [log_mel_spectrogram(waveform, MEL) for _, waveform in clips]
-    results = {"Griffin-Lim": [griffin_lim(mel) for mel in mels]}
+    results: dict[str, list[np.ndarray]] = {}
+    if not arguments.no_griffin_lim:
+        results["Griffin-Lim"] = [griffin_lim(mel) for mel in mels]
     if arguments.vocoder.exists():
-        from septet.pipelines import BDDMPipeline
-
-        pipe = BDDMPipeline.from_pretrained(arguments.vocoder)
-        pipe.set_progress_bar_config(disable=True)
+        pipe = load_vocoder(arguments.vocoder)
         for schedule in arguments.schedules:
             results[schedule] = [
                 pipe(mel[None], schedule=schedule, generator=torch.Generator().manual_seed(0))
