@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,21 @@ def test_forms_of_input_and_output(pipe: BDDMPipeline) -> None:
     assert isinstance(array, np.ndarray)
     assert np.array_equal(array, expected.numpy())
     assert pipe(mel).sampling_rate == 8000
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-6), (torch.float16, 1e-2), (torch.bfloat16, 8e-2)],
+)
+def test_other_types(pipe: BDDMPipeline, dtype: torch.dtype, tolerance: float) -> None:
+    """Up to ten units in the last place of the type, float32's noise in each of them."""
+    mels = [torch.randn(4, 5), torch.randn(4, 9)]
+    expected = pipe(mels, generator=PhiloxSeeds([1, 2])).audios
+    other = BDDMPipeline(copy.deepcopy(pipe.diffwave), pipe.scheduler).to(dtype)
+    other.set_progress_bar_config(disable=True)
+    audios = other(mels, generator=PhiloxSeeds([1, 2])).audios
+    assert audios.dtype == dtype
+    assert relative_error(audios.float(), expected) < tolerance
 
 
 def test_callback_can_stop_and_replace(pipe: BDDMPipeline) -> None:
