@@ -16,12 +16,12 @@ if TYPE_CHECKING:
         AutoencoderKL,
         GlideSuperResolutionUNet,
         GlideTextToImageUNet,
+        DiffWaveModel,
         LDMBertModel,
         UNet2DConditionModel,
         UNet2DModel,
         VQModel,
     )
-    from septet.models import DiffWaveModel, UNet2DModel
     from septet.pipelines import (
         AudioPipelineOutput,
         BDDMPipeline,
@@ -85,8 +85,8 @@ _EXPORTS = {
 }
 
 __all__ = [
-    "AutoencoderKL",
     "AudioPipelineOutput",
+    "AutoencoderKL",
     "BDDMPipeline",
     "BDDMScheduler",
     "CheckpointError",

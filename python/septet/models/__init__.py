@@ -13,6 +13,9 @@ from septet.models.ldm_bert_config import LDMBertConfig
 from septet.models.diffwave import DiffWaveModel, DiffWaveOutput, PreparedDiffWave
 from septet.models.diffwave_config import DiffWaveConfig
 from septet.models.galr import GALRConfig, GALRModel
+from septet.models.gaussian import DiagonalGaussianDistribution
+from septet.models.ldm_bert import LDMBertModel, LDMBertOutput
+from septet.models.ldm_bert_config import LDMBertConfig
 from septet.models.unet_2d import PreparedUNet2D, UNet2DModel, UNet2DOutput
 from septet.models.unet_2d_condition import (
     PreparedUNet2DCondition,
@@ -43,6 +46,9 @@ __all__ = [
     "FrozenConfig",
     "GALRConfig",
     "GALRModel",
+    "LDMBertConfig",
+    "LDMBertModel",
+    "LDMBertOutput",
     "ModelConfig",
     "PreparedDiffWave",
     "PreparedUNet2D",

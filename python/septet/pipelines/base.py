@@ -244,6 +244,7 @@ class DiffusionPipeline:
         generator: Generators,
         callback: PipelineCallback | None,
         names: Sequence[str],
+        draw: Callable[[], Tensor] | None = None,
         **options: Tensor | None,
     ) -> Tensor:
         """Run the loop, showing progress, until it ends or :attr:`interrupt` is set.
@@ -255,12 +256,14 @@ class DiffusionPipeline:
             generator: Where further noise comes from.
             callback: Called after every step.
             names: What it is shown, as :meth:`_check_callback` returns it.
+            draw: Draws further noise instead of the generator.
             **options: Further arguments of the loop's call.
         """
         self._interrupt = False
         loop = SamplingLoop(
             table,
             generator=generator,
+            draw=draw,
             progress=self.progress_bar,
             callback=self._step_callback(callback, names),
             callback_tensors=loop_tensors(names),

@@ -16,7 +16,7 @@ from septet.config import check_int
 from septet.errors import CheckpointError
 from septet.models import DiffWaveModel, GALRModel
 from septet.pipelines.audio_output import AudioPipelineOutput, check_audio_output_type
-from septet.pipelines.base import DiffusionPipeline, PipelineCallback, loop_tensors
+from septet.pipelines.base import DiffusionPipeline, PipelineCallback
 from septet.pipelines.loading import check_names
 from septet.pipelines.ragged import RaggedNoise
 from septet.pipelines.schedule_search import (
@@ -26,7 +26,6 @@ from septet.pipelines.schedule_search import (
     SearchResult,
 )
 from septet.random import Generators, check_generator, randn_tensor
-from septet.sampling import SamplingLoop
 from septet.schedulers import BDDMScheduler, Scheduler
 
 if TYPE_CHECKING:
@@ -160,54 +159,37 @@ class BDDMPipeline(DiffusionPipeline):
         check_generator(generator, len(frames), self.device)
         self.scheduler.set_timesteps(num_inference_steps, schedule=schedule, method=method)
         samples = tuple(self.diffwave.settings.hop_length * count for count in frames)
-        audios = self._sample(
-            mel.to(self.device, self.dtype),
-            frames,
-            generator,
-            self._step_callback(callback_on_step_end, names),
-            loop_tensors(names),
-        )
+        mel = mel.to(self.device, self.dtype)
+        audios: Any = self._vocode(mel, frames, generator, callback_on_step_end, names)
         if output_type == "np":
             audios = audios.float().cpu().numpy()
         if not return_dict:
             return (audios,)
         return AudioPipelineOutput(audios, samples, self.sampling_rate)
 
-    def _sample(
+    def _vocode(
         self,
         mel: Tensor,
         frames: tuple[int, ...],
         generator: Generators,
-        callback: Any,
-        callback_tensors: tuple[str, ...],
-    ) -> Any:
+        callback: PipelineCallback | None,
+        names: Sequence[str],
+    ) -> Tensor:
         """Run the loop; spectrograms of different lengths draw noise of their own length."""
         settings, table = self.diffwave.settings, self.scheduler.table()
-        shape = (len(frames), settings.in_channels, settings.hop_length * max(frames))
-        is_ragged = len(set(frames)) > 1
-        lengths = torch.tensor(frames) if is_ragged else None
+        counts = [settings.hop_length * count for count in frames]
+        shape = (len(frames), settings.in_channels, max(counts))
         timesteps = torch.tensor(table.timesteps, device=self.device)
-        prepared = self.diffwave.prepare(timesteps, mel, lengths)
-        ragged = None
-        if is_ragged:
-            counts = [settings.hop_length * count for count in frames]
-            ragged = RaggedNoise(generator, counts, shape, self.device, self.dtype)
-            sample = ragged()
-        else:
+        if len(set(frames)) == 1:
+            prepared = self.diffwave.prepare(timesteps, mel)
             sample = randn_tensor(shape, generator, self.device, self.dtype)
-        self._interrupt = False
-        loop = SamplingLoop(
-            table,
-            generator=generator,
-            draw=ragged,
-            progress=self.progress_bar,
-            callback=callback,
-            callback_tensors=callback_tensors,
-            interrupted=lambda: self._interrupt,
+            return self._sample(table, prepared, sample, generator, callback, names)
+        prepared = self.diffwave.prepare(timesteps, mel, torch.tensor(frames))
+        noise = RaggedNoise(generator, counts, shape, self.device, self.dtype)
+        result = self._sample(
+            table, prepared, noise(), generator, callback, names, draw=noise, mask=noise.mask
         )
-        result = loop(prepared, sample, mask=None if ragged is None else ragged.mask)
-        if ragged is not None:
-            ragged.close()
+        noise.close()
         return result
 
     @torch.no_grad()
