@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from septet.errors import CheckpointError, LibraryError
     from septet.models import (
         AutoencoderKL,
+        DiffWaveModel,
         GlideSuperResolutionUNet,
         GlideTextToImageUNet,
-        DiffWaveModel,
         LDMBertModel,
         UNet2DConditionModel,
         UNet2DModel,

@@ -5,15 +5,12 @@ from septet.models.autoencoder_config import AutoencoderKLConfig, VQConfig
 from septet.models.autoencoder_kl import AutoencoderKL, AutoencoderKLOutput
 from septet.models.base import PretrainedModel
 from septet.models.config import FrozenConfig, ModelConfig
-from septet.models.gaussian import DiagonalGaussianDistribution
-from septet.models.glide import GlideSuperResolutionUNet, GlideTextToImageUNet
-from septet.models.glide_config import GlideSuperResolutionConfig, GlideTextToImageConfig
-from septet.models.ldm_bert import LDMBertModel, LDMBertOutput
-from septet.models.ldm_bert_config import LDMBertConfig
 from septet.models.diffwave import DiffWaveModel, DiffWaveOutput, PreparedDiffWave
 from septet.models.diffwave_config import DiffWaveConfig
 from septet.models.galr import GALRConfig, GALRModel
 from septet.models.gaussian import DiagonalGaussianDistribution
+from septet.models.glide import GlideSuperResolutionUNet, GlideTextToImageUNet
+from septet.models.glide_config import GlideSuperResolutionConfig, GlideTextToImageConfig
 from septet.models.ldm_bert import LDMBertModel, LDMBertOutput
 from septet.models.ldm_bert_config import LDMBertConfig
 from septet.models.unet_2d import PreparedUNet2D, UNet2DModel, UNet2DOutput
@@ -32,20 +29,16 @@ __all__ = [
     "AutoencoderKLOutput",
     "DecoderOutput",
     "DiagonalGaussianDistribution",
-    "FrozenConfig",
-    "GlideSuperResolutionConfig",
-    "GlideSuperResolutionUNet",
-    "GlideTextToImageConfig",
-    "GlideTextToImageUNet",
-    "LDMBertConfig",
-    "LDMBertModel",
-    "LDMBertOutput",
     "DiffWaveConfig",
     "DiffWaveModel",
     "DiffWaveOutput",
     "FrozenConfig",
     "GALRConfig",
     "GALRModel",
+    "GlideSuperResolutionConfig",
+    "GlideSuperResolutionUNet",
+    "GlideTextToImageConfig",
+    "GlideTextToImageUNet",
     "LDMBertConfig",
     "LDMBertModel",
     "LDMBertOutput",
