@@ -1,8 +1,9 @@
 """Train the demo's text-to-image system: a small Latent Diffusion of captioned emoji.
 
-First the autoencoder, then the text encoder and the UNet together, on latents computed once. A
-run can be stopped at any moment (Ctrl-C) and taken up again with --resume. The folder that
-``export`` writes is read by septet and by diffusers.
+First comes ``autoencoder``. Then ``unet`` trains text encoder and UNet together, on latents
+computed once; meanwhile ``decoder`` may go on with the autoencoder's other half, since latents
+depend on the encoder only. A run can be stopped at any moment (Ctrl-C) and taken up again with
+--resume. The folder that ``export`` writes is read by septet and by diffusers.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import string
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +113,6 @@ def make_tokenizer(captions: tuple[str, ...], folder: Path) -> Any:
     return BertTokenizer.from_pretrained(folder, model_max_length=MAX_TOKENS)
 
 
-def make_autoencoder() -> AutoencoderKL:
-    """Make the autoencoder with random weights."""
-    return AutoencoderKL(**AUTOENCODER_CONFIG)
-
-
 def autoencoder_loss(training: Training, pixels: Tensor) -> Tensor:
     """Return how far decoded pictures are from the real ones, in values, edges and code length.
 
@@ -161,7 +158,7 @@ class Examples:
 
         Args:
             emoji: Pictures and captions.
-            autoencoder: A trained one, with its scaling factor.
+            autoencoder: A trained one.
             tokenizer: Of the captions.
         """
         posterior = autoencoder.encode(emoji.pixels[emoji.is_train] * 2 - 1).latent_dist
@@ -172,7 +169,7 @@ class Examples:
                 ["", *phrases], padding="max_length", max_length=MAX_TOKENS, truncation=True
             ).input_ids
         )
-        scale = autoencoder.config["scaling_factor"]
+        scale = find_scaling_factor(autoencoder, emoji.pixels[emoji.is_train])
         return cls(
             means=posterior.mean * scale,
             stds=posterior.std * scale,
@@ -212,16 +209,17 @@ def make_text_to_image(vocabulary_size: int) -> nn.ModuleDict:
     return nn.ModuleDict({"bert": bert, "unet": UNet2DConditionModel(**UNET_CONFIG)})
 
 
-def trained_autoencoder(checkpoint: Path, pixels: Tensor) -> AutoencoderKL:
-    """Load the averaged autoencoder, and let its scaling factor give latents unit variance."""
-    training = Training.start(make_autoencoder(), AUTOENCODER_RATE, seed=0)
-    training.load(checkpoint)
-    autoencoder = training.averaged.eval()
-    with torch.no_grad():
-        posterior = autoencoder.encode(pixels * 2 - 1).latent_dist
-    variance = posterior.mean.var() + posterior.var.mean()
-    autoencoder.register_to_config(scaling_factor=float(variance.rsqrt()))
-    return autoencoder
+def load_averaged(model: nn.Module, checkpoint: Path) -> nn.Module:
+    """Load the moving average of a training's weights."""
+    model.load_state_dict(torch.load(checkpoint, weights_only=True)["averaged"])
+    return model.eval()
+
+
+@torch.no_grad()
+def find_scaling_factor(autoencoder: nn.Module, pixels: Tensor) -> float:
+    """Return what gives the latents of pictures, ``[N, 3, 64, 64]`` in [0, 1], unit variance."""
+    posterior = autoencoder.encode(pixels * 2 - 1).latent_dist
+    return float((posterior.mean.var() + posterior.var.mean()).rsqrt())
 
 
 def export(parts: nn.ModuleDict, autoencoder: nn.Module, tokenizer: Any, folder: Path) -> None:
@@ -244,32 +242,42 @@ def export(parts: nn.ModuleDict, autoencoder: nn.Module, tokenizer: Any, folder:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("stage", choices=("autoencoder", "unet", "export"))
-    add_options(parser, steps=6000)
+    parser.add_argument("stage", choices=("autoencoder", "decoder", "unet", "export"))
+    add_options(parser, steps=9000)
     parser.add_argument("--work", type=Path, default=ROOT / "build/training/emoji")
     parser.add_argument("--output", type=Path, default=ROOT / "python/septet/assets/emoji")
     arguments = parser.parse_args()
+    stage: str = arguments.stage
+    paths = {name: arguments.work / f"{name}.pt" for name in ("autoencoder", "decoder", "unet")}
     torch.manual_seed(arguments.seed)
     emoji = load_emoji()
     pixels = emoji.pixels[emoji.is_train]
-    limits = {"num_steps": arguments.steps, "seconds": 60 * arguments.minutes}
-    first, second = arguments.work / "autoencoder.pt", arguments.work / "unet.pt"
-    if arguments.stage == "autoencoder":
-        training = Training.start(make_autoencoder(), AUTOENCODER_RATE, arguments.seed)
-        resume(parser, training, first, wanted=arguments.resume)
-        train(training, lambda run: autoencoder_loss(run, pixels * 2 - 1), first, **limits)
-        return
     tokenizer = make_tokenizer(emoji.captions_of(emoji.is_train), arguments.work)
-    autoencoder = trained_autoencoder(first, pixels)
-    training = Training.start(make_text_to_image(len(tokenizer)), UNET_RATE, arguments.seed)
-    if arguments.stage == "unet":
-        resume(parser, training, second, wanted=arguments.resume)
+    autoencoder = AutoencoderKL(**AUTOENCODER_CONFIG)
+    if stage != "autoencoder":
+        load_averaged(autoencoder, paths["autoencoder"])
+    if stage == "export":
+        factor = find_scaling_factor(autoencoder, pixels)
+        autoencoder = AutoencoderKL(**AUTOENCODER_CONFIG, scaling_factor=factor)
+        latest = "decoder" if paths["decoder"].exists() else "autoencoder"
+        load_averaged(autoencoder, paths[latest])
+        parts = load_averaged(make_text_to_image(len(tokenizer)), paths["unet"])
+        export(parts, autoencoder, tokenizer, arguments.output)
+        print(f"exported to {arguments.output}")
+        return
+    if stage == "unet":
+        model, rate = make_text_to_image(len(tokenizer)), UNET_RATE
         examples = Examples.make(emoji, autoencoder, tokenizer)
-        train(training, lambda run: unet_loss(run, examples), second, **limits)
+        loss = partial(unet_loss, examples=examples)
     else:
-        training.load(second)
-        export(training.averaged, autoencoder, tokenizer, arguments.output)
-        print(f"step {training.step}: exported to {arguments.output}")
+        model, rate = autoencoder, AUTOENCODER_RATE
+        autoencoder.encoder.requires_grad_(stage == "autoencoder")
+        autoencoder.quant_conv.requires_grad_(stage == "autoencoder")
+        loss = partial(autoencoder_loss, pixels=pixels * 2 - 1)
+    training = Training.start(model.train(), rate, arguments.seed)
+    resume(parser, training, paths[stage], wanted=arguments.resume)
+    limits = {"num_steps": arguments.steps, "seconds": 60 * arguments.minutes}
+    train(training, loss, paths[stage], **limits)
 
 
 if __name__ == "__main__":
