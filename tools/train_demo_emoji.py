@@ -18,15 +18,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
-    LDMBertConfig,
-    LDMBertModel,
-)
 from torch import Tensor, nn
+from transformers import BertTokenizer
 
 from septet.checkpoints import write_index, write_json
 from septet.cli.emoji_judge import Emoji, load_emoji
+from septet.models import AutoencoderKL, LDMBertModel, UNet2DConditionModel
 from training import Training, add_noise, add_options, resume, spread_timesteps, train
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +35,7 @@ PHRASES = ("{}", "{}", "{}", "a {}", "the {}", "{} emoji", "an emoji of a {}", "
 
 AUTOENCODER_BATCH = 8
 AUTOENCODER_RATE = 2e-3
+HUE_WEIGHT = 2.0
 EDGE_WEIGHT = 0.5
 KL_WEIGHT = 5e-4
 LARGEST_SHIFT = 2
@@ -93,28 +91,19 @@ SCHEDULER_CONFIG: dict[str, Any] = {
 }
 
 
-def write_vocabulary(captions: tuple[str, ...], path: Path) -> None:
-    """Write a word-piece vocabulary: the words of the captions, and letters for other words."""
+def make_tokenizer(captions: tuple[str, ...]) -> BertTokenizer:
+    """Make a word-piece tokenizer of the captions' words, and of letters for other words."""
     text = " ".join([*PHRASES, *captions]).replace("{}", " ")
     letters = string.ascii_lowercase + string.digits + "-',.!?"
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = sorted(set(text.replace("-", " ").split()) - set(letters))
-    path.parent.mkdir(parents=True, exist_ok=True)
     tokens = [*special, *letters, *(f"##{letter}" for letter in letters), *words]
-    path.write_text("".join(f"{token}\n" for token in tokens))
-
-
-def make_tokenizer(captions: tuple[str, ...], folder: Path) -> Any:
-    """Make the tokenizer of the captions; ``folder`` receives its vocabulary."""
-    from transformers import BertTokenizer
-
-    path = folder / "vocab.txt"
-    write_vocabulary(captions, path)
-    return BertTokenizer.from_pretrained(folder, model_max_length=MAX_TOKENS)
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return BertTokenizer(vocab=vocabulary, model_max_length=MAX_TOKENS)
 
 
 def autoencoder_loss(training: Training, pixels: Tensor) -> Tensor:
-    """Return how far decoded pictures are from the real ones, in values, edges and code length.
+    """Return how far decoded pictures are from real ones: values, hues, edges; and code length.
 
     Args:
         training: Of an autoencoder.
@@ -127,10 +116,13 @@ def autoencoder_loss(training: Training, pixels: Tensor) -> Tensor:
     posterior = training.model.encode(images).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator)
     decoded = training.model.decode(posterior.mean + posterior.std * noise).sample
-    values = (decoded - images).abs().mean()
+    values = F.l1_loss(decoded, images)
+    red, green, blue = (decoded - images).unbind(dim=1)
+    # Without these, hues are learnt thousands of steps after brightness.
+    hues = (red - green).square().mean() + (blue - (red + green) / 2).square().mean()
     edges = sum((decoded.diff(dim=d) - images.diff(dim=d)).abs().mean() for d in (2, 3))
     code = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-    return values + EDGE_WEIGHT * edges + KL_WEIGHT * code
+    return values + HUE_WEIGHT * hues + EDGE_WEIGHT * edges + KL_WEIGHT * code
 
 
 @dataclass(frozen=True)
@@ -153,7 +145,7 @@ class Examples:
 
     @classmethod
     @torch.no_grad()
-    def make(cls, emoji: Emoji, autoencoder: nn.Module, tokenizer: Any) -> Examples:
+    def make(cls, emoji: Emoji, autoencoder: nn.Module, tokenizer: BertTokenizer) -> Examples:
         """Encode all pictures and captions to train on.
 
         Args:
@@ -205,7 +197,7 @@ def unet_loss(training: Training, examples: Examples) -> Tensor:
 
 def make_text_to_image(vocabulary_size: int) -> nn.ModuleDict:
     """Make text encoder and UNet with random weights."""
-    bert = LDMBertModel(LDMBertConfig(vocab_size=vocabulary_size, **TEXT_CONFIG))
+    bert = LDMBertModel(vocab_size=vocabulary_size, **TEXT_CONFIG)
     return nn.ModuleDict({"bert": bert, "unet": UNet2DConditionModel(**UNET_CONFIG)})
 
 
@@ -222,11 +214,16 @@ def find_scaling_factor(autoencoder: nn.Module, pixels: Tensor) -> float:
     return float((posterior.mean.var() + posterior.var.mean()).rsqrt())
 
 
-def export(parts: nn.ModuleDict, autoencoder: nn.Module, tokenizer: Any, folder: Path) -> None:
+def export(
+    parts: nn.ModuleDict, autoencoder: nn.Module, tokenizer: BertTokenizer, folder: Path
+) -> None:
     """Write the weights in half precision, with all else, as diffusers lays a pipeline out."""
     for name, network in {"vqvae": autoencoder, **parts}.items():
         deepcopy(network).half().save_pretrained(folder / name)
     tokenizer.save_pretrained(folder / "tokenizer")
+    # transformers keeps the vocabulary in tokenizer.json only; this is for other readers.
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    (folder / "tokenizer" / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens))
     (folder / "scheduler").mkdir(exist_ok=True)
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER_CONFIG)
     components = {
@@ -252,7 +249,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     emoji = load_emoji()
     pixels = emoji.pixels[emoji.is_train]
-    tokenizer = make_tokenizer(emoji.captions_of(emoji.is_train), arguments.work)
+    tokenizer = make_tokenizer(emoji.captions_of(emoji.is_train))
     autoencoder = AutoencoderKL(**AUTOENCODER_CONFIG)
     if stage != "autoencoder":
         load_averaged(autoencoder, paths["autoencoder"])
