@@ -49,7 +49,8 @@ AUTOENCODER_CONFIG: dict[str, Any] = {
     "layers_per_block": 1,
     "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "norm_num_groups": 8,
+    # Groups of few channels would take the brightness and the hue of a picture away.
+    "norm_num_groups": 1,
 }
 TEXT_CONFIG: dict[str, Any] = {
     "max_position_embeddings": MAX_TOKENS,
@@ -74,7 +75,7 @@ UNET_CONFIG: dict[str, Any] = {
     "cross_attention_dim": 96,
     # The number of heads, whatever diffusers calls it: 16 channels each.
     "attention_head_dim": [5, 6],
-    "norm_num_groups": 16,
+    "norm_num_groups": 8,
 }
 SCHEDULER_CONFIG: dict[str, Any] = {
     "_class_name": "DDIMScheduler",
