@@ -1,4 +1,4 @@
-// septet._host: the kernels on numpy buffers, the report on the build, and probes of this machine.
+// septet._host: the kernels on numpy buffers, the report on the build, and a probe of this machine.
 // Uses neither torch nor its threads.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -217,10 +217,6 @@ PYBIND11_MODULE(_host, m, py::mod_gil_not_used()) {
         "Return the four words of one Philox4x32-10 block.");
   m.def("elementary", &septet::elementary, py::arg("name"), py::arg("values"),
         "Apply one of the kernels' own functions (exp, log, sin, cos) to a float32 array.");
-  m.def("copy_bandwidth", &septet::copy_bandwidth, py::arg("bytes"), py::arg("threads"),
-        py::arg("seconds"), py::call_guard<py::gil_scoped_release>(),
-        "Return the bytes per second, read and written together, of copies by that many threads "
-        "whose buffers have that many bytes in all.");
   m.def("fma_peak", &septet::fma_peak, py::arg("threads"), py::arg("seconds"),
         py::call_guard<py::gil_scoped_release>(),
         "Return the float32 operations per second of multiply-adds in registers.");

@@ -43,19 +43,6 @@ struct Chains<V, 0> {
 
 }  // namespace
 
-void copy_floats(const float* from, float* to, int64_t count) {
-  using V = Vector<float>;
-  static_assert(kCopyBlock % (4 * V::size) == 0);
-  for (int64_t i = 0; i < count; i += 4 * V::size) {
-    V::load(from + i).store(to + i);
-    V::load(from + i + V::size).store(to + i + V::size);
-    V::load(from + i + 2 * V::size).store(to + i + 2 * V::size);
-    V::load(from + i + 3 * V::size).store(to + i + 3 * V::size);
-    // else the compiler makes this a call of memcpy, which has stores that our kernels do not use
-    asm volatile("" ::: "memory");
-  }
-}
-
 int64_t multiply_add(int64_t rounds, float* result) {
   using V = Vector<float>;
   Chains<V, kChains> chains;

@@ -1,4 +1,4 @@
-"""What is known of the machine a benchmark runs on, and what its probes say it can do."""
+"""What is known of the machine a benchmark runs on, and what its probe says it can do."""
 
 from __future__ import annotations
 
@@ -51,13 +51,6 @@ def cpu_name() -> str:
     if "cpu family" in entries and "model" in entries:
         name += f" (family {entries['cpu family']}, model {entries['model']})"
     return name
-
-
-@functools.cache
-def copy_bandwidth(num_bytes: int, threads: int, seconds: float) -> float:
-    """Return bytes per second, read and written, of a copy on buffers of that size in all."""
-    rate: float = _host.copy_bandwidth(max(1, num_bytes), threads, seconds)
-    return rate
 
 
 @functools.cache

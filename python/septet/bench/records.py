@@ -97,8 +97,8 @@ class Roofline:
         kind: "copy" (``unit`` bytes, read and written) or "fma" (``unit`` flop).
         amount: Bytes that the call's tensors have, or operations of the call.
         achieved: Per second.
-        limit: What the probe of the same kind achieves, with as many threads and, for a copy, on
-            buffers of as many bytes.
+        limit: What the machine achieves with as many threads: for a copy, torch's on buffers of as
+            many bytes, timed in turn with the call; for "fma", a probe.
     """
 
     kind: str

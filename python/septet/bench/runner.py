@@ -1,7 +1,8 @@
-"""Measures rows: accuracy first, then everybody in turn, then the machine itself."""
+"""Measures rows: accuracy first, then everybody in turn, and the machine itself among them."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,8 +17,10 @@ from septet.bench.rows import Implementation, Row, Workload
 from septet.testing.timing import Plan, Timing, interleave
 from septet.testing.tolerances import relative_error
 
-#: How long the probes run at most.
+#: How long the probe of multiply-adds runs at most.
 _PROBE_SECONDS = 0.25
+#: The copy takes its turn under this name; an implementation is never named by the empty string.
+_COPY = ""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Settings:
 
     Attributes:
         plan: How long, see :class:`septet.testing.timing.Plan`.
-        threads: For torch, the kernels and the probes.
+        threads: For torch, the kernels and the probe.
     """
 
     plan: Plan = field(default_factory=Plan)
@@ -64,7 +67,10 @@ def run(
 def _measure(row: Row, settings: Settings, facts: dict[str, Any]) -> list[Record]:
     workload = row.build()
     accuracies = _accuracies(workload)
-    timings = interleave({i.name: i.call for i in workload.implementations}, settings.plan)
+    calls: dict[str, Callable[[], object]] = {i.name: i.call for i in workload.implementations}
+    if workload.num_bytes:
+        calls[_COPY] = _copy(workload.num_bytes)
+    timings = interleave(calls, settings.plan)
     baselines = [i.name for i in workload.implementations if i.is_baseline]
     records = []
     for implementation in workload.implementations:
@@ -73,7 +79,7 @@ def _measure(row: Row, settings: Settings, facts: dict[str, Any]) -> list[Record
         speedups = () if accuracy is None or implementation.is_baseline else tuple(
             Speedup.of(over, timings[over], timings[name], accuracy) for over in baselines
         )  # fmt: skip
-        roofline = _roofline(workload, timings[name], settings)
+        roofline = _roofline(workload, timings[name], timings.get(_COPY), settings)
         case = {"name": row.name, **row.case}
         records.append(
             Record(facts, row.suite, case, name, timings[name], accuracy, speedups, roofline)
@@ -105,17 +111,24 @@ def _accuracy(
     return Accuracy(absolute, max(relative_error(a, e) for a, e in pairs), ref)
 
 
-def _roofline(workload: Workload, timing: Timing, settings: Settings) -> Roofline | None:
-    seconds = min(_PROBE_SECONDS, max(0.01, settings.plan.seconds))
-    if workload.num_bytes:
-        amount, kind = workload.num_bytes, "copy"
-        limit = machine.copy_bandwidth(amount, settings.threads, seconds)
-    elif workload.num_flops:
-        amount, kind = workload.num_flops, "fma"
+def _copy(num_bytes: int) -> Callable[[], object]:
+    """Return torch's copy between two buffers that have so many bytes together."""
+    source = torch.zeros(max(1, num_bytes // 2 // torch.float32.itemsize))
+    return functools.partial(torch.empty_like(source).copy_, source)
+
+
+def _roofline(
+    workload: Workload, timing: Timing, copy: Timing | None, settings: Settings
+) -> Roofline | None:
+    if copy is not None:
+        amount = workload.num_bytes
+        return Roofline("copy", amount, amount / timing.median, amount / copy.median)
+    if workload.num_flops:
+        amount = workload.num_flops
+        seconds = min(_PROBE_SECONDS, max(0.01, settings.plan.seconds))
         limit = machine.fma_peak(settings.threads, seconds)
-    else:
-        return None
-    return Roofline(kind, amount, amount / timing.median, limit)
+        return Roofline("fma", amount, amount / timing.median, limit)
+    return None
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """Times several implementations of the same thing against each other, in one process.
 
-The implementations are called in turn, A B C A B C ..., so that whatever else the machine does
-falls on all of them alike. Figures are medians over the rounds.
+The implementations take turns, A B C A B C ..., so that whatever else the machine does falls on
+all of them alike. A turn is one call that is not timed, then a timed batch of calls: each finds the
+caches as it leaves them itself, as in a sampling loop, and not as the others left them. The rule is
+the same for all. Figures are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -69,13 +71,14 @@ class Plan:
     """How long to measure.
 
     Attributes:
-        seconds: The functions are measured for at least so long each on average, warm-up aside.
+        seconds: The functions are timed for at least so long each on average; calls that are not
+            timed come on top.
         rounds: Number of rounds instead; ``seconds`` then counts for nothing.
         min_rounds: At least so many rounds, however slow the functions are.
         warmup_calls: Every function is called at least so often first.
         warmup_seconds: Every function is called for at least so long first.
-        batch_seconds: Quick functions are called several times in a row, so that a round takes
-            each at least so long: reading the clock and cold caches then do not count.
+        batch_seconds: A turn's batch has as many calls as take about so long, at least one:
+            reading the clock then does not count, and a moment's disturbance little.
 
     Raises:
         ValueError: If a value makes no sense.
@@ -86,7 +89,7 @@ class Plan:
     min_rounds: int = 10
     warmup_calls: int = 2
     warmup_seconds: float = 0.05
-    batch_seconds: float = 1e-3
+    batch_seconds: float = 5e-3
 
     def __post_init__(self) -> None:
         for name in ("seconds", "warmup_seconds", "batch_seconds"):
@@ -128,6 +131,7 @@ def interleave(
         rounds, spent = 0, 0.0
         while functions and _unfinished(plan, rounds, spent / len(functions)):
             for name, function in functions.items():
+                function()  # brings back into the caches what the others drove out
                 elapsed = _elapsed(function, calls[name], clock)
                 spent += elapsed
                 values[name].append(elapsed / calls[name])
