@@ -118,9 +118,9 @@ void group_norm_act(const py::array& input, int64_t num_groups, const OptionalAr
                             views[3].view, views[4].view, views[5].view,
                             num_groups,    eps,           activation};
   const NormArgs args = plan_norm(tensors);
-  const NormRange range = SEPTET_CALL_ISA(norm_range, tensors.input.dtype);
+  const NormKernels kernels = SEPTET_CALL_ISA(norm_kernels, tensors.input.dtype);
   const py::gil_scoped_release release;
-  if (args.layout.numel > 0) range(args, 0, norm_tasks(args));
+  normalise(args, kernels, [&](const auto& range) { range(int64_t{0}, norm_tasks(args)); });
 }
 
 void threshold_quantile(const py::array& sample, const py::array& model_output,

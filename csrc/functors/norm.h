@@ -24,27 +24,39 @@ HOST_DEVICE void accumulate(ShiftedSums<V>& sums, V x, V about) {
   sums.squares = fma(difference, difference, sums.squares);
 }
 
-// Mean and sum of squared differences from it, of `count` values.
+// Sums over a group of values, about one of them. Of such sums the variance keeps its digits: where
+// that value is an outlier, the variance is large. `count` values of it give
+// squares - sum^2 / count >= squares / (1 + count).
 template <class T>
-struct Moments {
-  T count, mean, squares;
+struct GroupSums {
+  T count, about, sum, squares;
+};
+
+// Adds sums over other values of the group, about another of them; no division.
+template <class T>
+HOST_DEVICE GroupSums<T> merge(GroupSums<T> a, GroupSums<T> b) {
+  if (a.count == T(0)) return b;
+  const T shift = b.about - a.about;
+  const T moved = shift * b.count;
+  return {a.count + b.count, a.about, a.sum + (b.sum + moved),
+          a.squares + (b.squares + shift * (T(2) * b.sum + moved))};
+}
+
+// What normalises a group.
+template <class T>
+struct Standard {
+  T mean, rstd;
 };
 
 template <class T>
-HOST_DEVICE Moments<T> moments_of(T count, T sum, T squares, T about) {
-  const T mean = sum / count;
-  return {count, about + mean, squares - sum * mean};
+HOST_DEVICE Standard<T> standard_of(T mean, T variance, T eps) {
+  return {mean, T(1) / sqrt((variance < T(0) ? T(0) : variance) + eps)};
 }
 
-// Chan, Golub and LeVeque 1983: the moments of two sets from those of each.
 template <class T>
-HOST_DEVICE Moments<T> merge(Moments<T> a, Moments<T> b) {
-  if (a.count == T(0)) return b;
-  if (b.count == T(0)) return a;
-  const T count = a.count + b.count;
-  const T delta = b.mean - a.mean;
-  return {count, a.mean + delta * (b.count / count),
-          a.squares + b.squares + delta * delta * (a.count * (b.count / count))};
+HOST_DEVICE Standard<T> standard_of(GroupSums<T> sums, T eps) {
+  const T shift = sums.sum / sums.count;
+  return standard_of(sums.about + shift, (sums.squares - sums.sum * shift) / sums.count, eps);
 }
 
 // Normalisation of one channel as one multiply-add: y = factor * x + offset.
@@ -54,13 +66,10 @@ struct Affine {
 };
 
 template <class T>
-HOST_DEVICE Affine<T> normalising_affine(Moments<T> moments, T eps, T weight, T bias, T scale,
-                                         T shift) {
-  const T variance = moments.squares / moments.count;
-  const T rstd = T(1) / sqrt((variance < T(0) ? T(0) : variance) + eps);
-  const T factor = rstd * weight;
+HOST_DEVICE Affine<T> normalising_affine(Standard<T> standard, T weight, T bias, T scale, T shift) {
+  const T factor = standard.rstd * weight;
   const T gain = T(1) + scale;
-  return {factor * gain, fma(-moments.mean, factor, bias) * gain + shift};
+  return {factor * gain, fma(-standard.mean, factor, bias) * gain + shift};
 }
 
 SEPTET_ISA_END

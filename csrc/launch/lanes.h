@@ -183,8 +183,13 @@ HOST_DEVICE Lanes<double, N> exp2_bounded(Lanes<double, N> a) {
 // have it.
 template <class T, int N>
 HOST_DEVICE Lanes<T, N> maximum(Lanes<T, N> a, Lanes<T, N> b) {
+  using Native [[maybe_unused]] = typename Lanes<T, N>::native;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4 && sizeof(Native) == 64) {
+    return (Native)_mm512_max_ps((__m512)a.v, (__m512)b.v);
+  }
+#endif
 #if defined(__AVX__)
-  using Native = typename Lanes<T, N>::native;
   if constexpr (sizeof(T) == 4 && sizeof(Native) % 32 == 0) {
     return by_pieces<Native, __m256>(
         a.v, b.v, b.v, [](__m256 x, __m256 y, __m256) { return _mm256_max_ps(x, y); });
@@ -195,8 +200,13 @@ HOST_DEVICE Lanes<T, N> maximum(Lanes<T, N> a, Lanes<T, N> b) {
 
 template <class T, int N>
 HOST_DEVICE Lanes<T, N> minimum(Lanes<T, N> a, Lanes<T, N> b) {
+  using Native [[maybe_unused]] = typename Lanes<T, N>::native;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4 && sizeof(Native) == 64) {
+    return (Native)_mm512_min_ps((__m512)a.v, (__m512)b.v);
+  }
+#endif
 #if defined(__AVX__)
-  using Native = typename Lanes<T, N>::native;
   if constexpr (sizeof(T) == 4 && sizeof(Native) % 32 == 0) {
     return by_pieces<Native, __m256>(
         a.v, b.v, b.v, [](__m256 x, __m256 y, __m256) { return _mm256_min_ps(x, y); });
@@ -236,9 +246,77 @@ HOST_DEVICE void multiply_wide(Lanes<uint32_t, N> a, Lanes<uint32_t, N> b, Lanes
   low.v = (Native)((even & mask) | (odd << 32));
 }
 
+// N words, each in the lower half of a 64-bit lane, which is where multiplication finds them: no
+// product has to be sorted into place before the next one. The upper halves mean nothing.
+template <int N>
+struct SpreadWords {
+  using native = typename NativeVector<uint64_t, N>::type;
+
+  native v;
+
+  SpreadWords() = default;
+  HOST_DEVICE SpreadWords(native value) : v(value) {}
+  HOST_DEVICE SpreadWords(uint32_t word) : v(native{} + word) {}
+
+  friend HOST_DEVICE SpreadWords operator^(SpreadWords a, SpreadWords b) { return a.v ^ b.v; }
+};
+
+template <int N>
+HOST_DEVICE void multiply_wide(SpreadWords<N> a, SpreadWords<N> b, SpreadWords<N>& high,
+                               SpreadWords<N>& low) {
+  using Native = typename SpreadWords<N>::native;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Native) == 64) {
+    low.v = (Native)_mm512_mul_epu32((__m512i)a.v, (__m512i)b.v);
+    high.v = low.v >> 32;
+    return;
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (sizeof(Native) % 32 == 0) {
+    low.v = by_pieces<Native, __m256i>(
+        a.v, b.v, b.v, [](__m256i x, __m256i y, __m256i) { return _mm256_mul_epu32(x, y); });
+    high.v = low.v >> 32;
+    return;
+  }
+#endif
+  const Native mask = Native{} + 0xFFFFFFFFull;
+  low.v = (a.v & mask) * (b.v & mask);
+  high.v = low.v >> 32;
+}
+
+// even0 odd0 even1 odd1 ...
+template <int N>
+HOST_DEVICE Lanes<uint32_t, 2 * N> interleave(SpreadWords<N> even, SpreadWords<N> odd) {
+  using Native = typename SpreadWords<N>::native;
+  const Native mask = Native{} + 0xFFFFFFFFull;
+  return (typename Lanes<uint32_t, 2 * N>::native)((even.v & mask) | (odd.v << 32));
+}
+
 // out = a0 b0 c0 d0 a1 b1 c1 d1 ...
 template <int N>
 HOST_DEVICE void store_interleaved(const Lanes<float, N> (&columns)[4], float* out) {
+#if defined(__AVX512F__)
+  if constexpr (N == 16) {
+    const __m512 a = (__m512)columns[0].v, b = (__m512)columns[1].v;
+    const __m512 c = (__m512)columns[2].v, d = (__m512)columns[3].v;
+    const __m512 ab_low = _mm512_unpacklo_ps(a, b), ab_high = _mm512_unpackhi_ps(a, b);
+    const __m512 cd_low = _mm512_unpacklo_ps(c, d), cd_high = _mm512_unpackhi_ps(c, d);
+    // Quarter j of rows[k] is place 4 j + k of the result.
+    const __m512 rows[4] = {
+        _mm512_shuffle_ps(ab_low, cd_low, 0x44), _mm512_shuffle_ps(ab_low, cd_low, 0xEE),
+        _mm512_shuffle_ps(ab_high, cd_high, 0x44), _mm512_shuffle_ps(ab_high, cd_high, 0xEE)};
+    const __m512 first = _mm512_shuffle_f32x4(rows[0], rows[1], 0x44);
+    const __m512 second = _mm512_shuffle_f32x4(rows[2], rows[3], 0x44);
+    const __m512 third = _mm512_shuffle_f32x4(rows[0], rows[1], 0xEE);
+    const __m512 fourth = _mm512_shuffle_f32x4(rows[2], rows[3], 0xEE);
+    _mm512_storeu_ps(out, _mm512_shuffle_f32x4(first, second, 0x88));
+    _mm512_storeu_ps(out + 16, _mm512_shuffle_f32x4(first, second, 0xDD));
+    _mm512_storeu_ps(out + 32, _mm512_shuffle_f32x4(third, fourth, 0x88));
+    _mm512_storeu_ps(out + 48, _mm512_shuffle_f32x4(third, fourth, 0xDD));
+    return;
+  }
+#endif
 #if defined(__AVX__)
   if constexpr (N % 8 == 0) {
     __m256 piece[4][N / 8];

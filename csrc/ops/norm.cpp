@@ -9,10 +9,10 @@ constexpr int64_t kGrain = 16384;
 
 void run_norm(const NormTensors& tensors) {
   const NormArgs args = plan_norm(tensors);
-  if (args.layout.numel == 0) return;
-  const NormRange range = SEPTET_CALL_ISA(norm_range, tensors.input.dtype);
-  parallel_tasks(norm_tasks(args), args.layout.numel, kGrain,
-                 [&](int64_t begin, int64_t end) { range(args, begin, end); });
+  const NormKernels kernels = SEPTET_CALL_ISA(norm_kernels, tensors.input.dtype);
+  normalise(args, kernels, [&](const auto& range) {
+    parallel_tasks(norm_tasks(args), args.layout.numel, kGrain, range);
+  });
 }
 
 }  // namespace

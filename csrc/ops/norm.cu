@@ -55,14 +55,15 @@ __global__ void __launch_bounds__(kBlock) norm_kernel(const __grid_constant__ No
     const A difference = load_value(input + element_of(args, group, i).place) - mean;
     squares = fma(difference, difference, squares);
   }
-  const Moments<A> moments = {static_cast<A>(length), mean, block_sum(squares)};
+  const Standard<A> standard =
+      standard_of(mean, block_sum(squares) / static_cast<A>(length), static_cast<A>(args.eps));
 
   for (unsigned i = threadIdx.x; i < length; i += kBlock) {
     const auto [place, channel, pixel] = element_of(args, group, i);
     const std::int64_t row = sample * args.scale_shift_stride + channel;
     const Affine<A> affine = normalising_affine<A>(
-        moments, static_cast<A>(args.eps), value_or<T>(args.weight, channel, 1),
-        value_or<T>(args.bias, channel, 0), value_or<T>(args.scale_shift, row, 0),
+        standard, value_or<T>(args.weight, channel, 1), value_or<T>(args.bias, channel, 0),
+        value_or<T>(args.scale_shift, row, 0),
         value_or<T>(args.scale_shift, row + layout.channels, 0));
     A y = activate(args.activation, fma(load_value(input + place), affine.factor, affine.offset));
     if (args.mask != nullptr) {

@@ -1,6 +1,8 @@
 // Group normalisation with activation: arguments, checked and flattened.
 #pragma once
 
+#include <vector>
+
 #include "functors/norm.h"
 #include "launch/isa.h"
 #include "ops/checks.h"
@@ -88,22 +90,54 @@ inline NormArgs plan_norm(const NormTensors& t) {
   return args;
 }
 
-// A task is one group of one sample, or, in channels_last, as many neighbouring groups as make a
-// cache line or more.
-inline int64_t norm_groups_per_task(const NormArgs& args) {
-  if (!args.layout.channels_last) return 1;
-  const int64_t wanted = 32 / args.group_channels;
-  return wanted < 1 ? 1 : wanted < args.groups ? wanted : args.groups;
+// The contiguous layout has one kind of task, which measures and then applies one group of a
+// sample. In channels_last a task is a block of pixels of a sample with all their channels, read
+// and written in the order of memory: first every block is measured, then every block is finished.
+// How pixels make blocks depends on the shape alone, and so do the sums.
+inline int64_t norm_block_pixels(const NormArgs& args) {
+  constexpr int64_t kElements = 16384, kFewest = 16, kMost = 256;
+  const int64_t pixels = kElements / args.layout.channels;
+  return pixels < kFewest ? kFewest : pixels < kMost ? pixels : kMost;
+}
+
+inline int64_t norm_blocks(const NormArgs& args) {
+  const int64_t pixels = norm_block_pixels(args);
+  return (args.layout.spatial + pixels - 1) / pixels;
 }
 
 inline int64_t norm_tasks(const NormArgs& args) {
-  const int64_t per_task = norm_groups_per_task(args);
-  return args.samples * ((args.groups + per_task - 1) / per_task);
+  return args.samples * (args.layout.channels_last ? norm_blocks(args) : args.groups);
 }
 
+// Of one group in one block, about `about`.
+struct BlockSums {
+  double about, sum, squares;
+};
+
 // Runs tasks [begin, end).
-using NormRange = void (*)(const NormArgs& args, int64_t begin, int64_t end);
+using NormRange = void (*)(const NormArgs& args, BlockSums* sums, int64_t begin, int64_t end);
+
+struct NormKernels {
+  NormRange measure;  // only for channels_last; writes `sums` [tasks, groups]
+  NormRange apply;    // reads them
+};
+
+// Calls split(range) for every kind of task: it is to call range(begin, end) so that these cover
+// the tasks, and to return when that is done.
+template <class Split>
+void normalise(const NormArgs& args, const NormKernels& kernels, const Split& split) {
+  if (args.layout.numel == 0) return;
+  std::vector<BlockSums> sums;
+  const auto run = [&](NormRange range) {
+    split([&](int64_t begin, int64_t end) { range(args, sums.data(), begin, end); });
+  };
+  if (args.layout.channels_last) {
+    sums.resize(static_cast<size_t>(norm_tasks(args) * args.groups));
+    run(kernels.measure);
+  }
+  run(kernels.apply);
+}
 
 }  // namespace septet
 
-SEPTET_DECLARE_PER_ISA(NormRange norm_range(Dtype dtype))
+SEPTET_DECLARE_PER_ISA(NormKernels norm_kernels(Dtype dtype))

@@ -10,27 +10,30 @@ namespace septet {
 SEPTET_ISA_BEGIN
 namespace {
 
-// Channels that one pass over the pixels takes along in channels_last: a cache line or two.
-inline constexpr int kSpan = 32;
 inline constexpr int64_t kChunk = 256;
-inline constexpr int kMaxGroups = kSpan;
 
-// Reads `width` neighbouring values as arithmetic type: in place, or through a buffer of kSpan.
-template <class T>
-HOST_DEVICE const accumulator_t<T>* span_at(const T* source, int64_t width,
-                                            accumulator_t<T>* buffer) {
-  if constexpr (sizeof(T) == sizeof(accumulator_t<T>)) {
-    if (width == kSpan) return source;
+template <int kActivation>
+struct Constant {
+  static constexpr int value = kActivation;
+};
+
+// Turns the activation into a constant of the inner loop.
+template <class F>
+void dispatch(int activation, F f) {
+  if (activation == kSilu) {
+    f(Constant<kSilu>{});
+  } else if (activation == kMish) {
+    f(Constant<kMish>{});
+  } else {
+    f(Constant<kIdentity>{});
   }
-  convert_from(source, buffer, width);
-  return buffer;
 }
 
-// Likewise a run of `count` values: in place if it is a multiple of `stride`, else in a buffer of
-// kChunk.
+// Reads `count` values as arithmetic type: in place if they are a multiple of `stride`, else
+// through the buffer.
 template <class T>
-HOST_DEVICE const accumulator_t<T>* chunk_at(const T* source, int64_t count, int stride,
-                                             accumulator_t<T>* buffer) {
+HOST_DEVICE const accumulator_t<T>* values_at(const T* source, int64_t count, int stride,
+                                              accumulator_t<T>* buffer) {
   if constexpr (sizeof(T) == sizeof(accumulator_t<T>)) {
     if (count % stride == 0) return source;
   }
@@ -38,110 +41,72 @@ HOST_DEVICE const accumulator_t<T>* chunk_at(const T* source, int64_t count, int
   return buffer;
 }
 
+// What both layouts share: the operands of one sample.
 template <class T>
-class NormTask {
+class NormSample {
+ protected:
   using A = accumulator_t<T>;
   using V = Vector<A>;
 
- public:
-  explicit NormTask(const NormArgs& args) : args_(args), layout_(args.layout) {}
-
-  // Sample n, groups [first, first + groups).
-  void run(int64_t n, int64_t first, int64_t groups) {
-    sample_ = n;
-    for (int64_t g = 0; g < groups; ++g) moments_[g] = {0, 0, 0};
-    first_group_ = first;
-    const int64_t origin = first * args_.group_channels;
-    const int64_t width = groups * args_.group_channels;
-    if (layout_.channels_last) {
-      measure_pixels(origin, width);
-      for (int64_t c = 0; c < width; c += kSpan) {
-        const int64_t span = width - c < kSpan ? width - c : kSpan;
-        dispatch([&](auto activation) { apply_pixels(origin + c, span, activation); });
-      }
-    } else {
-      measure_run(origin, width);
-      for (int64_t c = origin; c < origin + width; ++c) {
-        dispatch([&](auto activation) { apply_run(c, activation); });
-      }
-    }
-  }
-
- private:
-  template <int kActivation>
-  struct Constant {
-    static constexpr int value = kActivation;
-  };
-
-  // Turns the activation into a constant of the inner loop.
-  template <class F>
-  void dispatch(F f) {
-    if (args_.activation == kSilu) {
-      f(Constant<kSilu>{});
-    } else if (args_.activation == kMish) {
-      f(Constant<kMish>{});
-    } else {
-      f(Constant<kIdentity>{});
-    }
-  }
+  explicit NormSample(const NormArgs& args) : args_(args), layout_(args.layout) {}
 
   const T* input() const {
     return static_cast<const T*>(args_.input) + sample_ * layout_.per_sample;
   }
   T* output() const { return static_cast<T*>(args_.out) + sample_ * layout_.per_sample; }
-  Moments<double>& moments(int64_t channel) {
-    return moments_[channel / args_.group_channels - first_group_];
+  const T* mask() const { return static_cast<const T*>(args_.mask) + sample_ * layout_.spatial; }
+
+  double value_of(const void* data, int64_t index, double otherwise) const {
+    return data == nullptr ? otherwise
+                           : static_cast<double>(load_value(static_cast<const T*>(data) + index));
   }
 
-  void measure_pixels(int64_t origin, int64_t width) {
-    for (int64_t pixel = 0; pixel < layout_.spatial; pixel += kChunk) {
-      const int64_t left = layout_.spatial - pixel;
-      const int64_t count = left < kChunk ? left : kChunk;
-      for (int64_t c = 0; c < width; c += kSpan) {
-        measure_block(pixel, count, origin + c, width - c < kSpan ? width - c : kSpan);
-      }
+  Affine<A> affine_of(Standard<double> standard, int64_t channel) const {
+    const int64_t row = sample_ * args_.scale_shift_stride + channel;
+    const Affine<double> affine = normalising_affine<double>(
+        standard, value_of(args_.weight, channel, 1), value_of(args_.bias, channel, 0),
+        value_of(args_.scale_shift, row, 0),
+        value_of(args_.scale_shift, row + layout_.channels, 0));
+    return {static_cast<A>(affine.factor), static_cast<A>(affine.offset)};
+  }
+
+  const NormArgs& args_;
+  const Layout layout_;
+  int64_t sample_ = -1;
+};
+
+// A group of a sample, a contiguous run.
+template <class T>
+class RunTask : private NormSample<T> {
+  using typename NormSample<T>::A;
+  using typename NormSample<T>::V;
+  using NormSample<T>::args_, NormSample<T>::layout_, NormSample<T>::sample_;
+
+ public:
+  explicit RunTask(const NormArgs& args) : NormSample<T>(args) {}
+
+  void run(int64_t task) {
+    sample_ = task / args_.groups;
+    const int64_t channels = args_.group_channels, first = task % args_.groups * channels;
+    const GroupSums<double> sums =
+        measure(this->input() + first * layout_.spatial, channels * layout_.spatial);
+    const Standard<double> standard = standard_of(sums, args_.eps);
+    for (int64_t c = first; c < first + channels; ++c) {
+      const Affine<A> affine = this->affine_of(standard, c);
+      dispatch(args_.activation, [&](auto activation) { apply(c, affine, activation); });
     }
   }
 
-  // Statistics of a block of pixels, channel by channel, about the block's first pixel.
-  void measure_block(int64_t pixel, int64_t count, int64_t channel, int64_t width) {
-    constexpr int kVectors = kSpan / V::size;
-    const T* source = input() + pixel * layout_.channels + channel;
-    alignas(64) A buffer[kSpan] = {}, about[kSpan] = {}, sums[kSpan], squares[kSpan];
-    convert_from(source, about, width);
-    ShiftedSums<V> totals[kVectors];
-    SEPTET_UNROLL
-    for (int i = 0; i < kVectors; ++i) totals[i] = {V(A(0)), V(A(0))};
-    for (int64_t p = 0; p < count; ++p) {
-      const A* x = span_at(source + p * layout_.channels, width, buffer);
-      SEPTET_UNROLL
-      for (int i = 0; i < kVectors; ++i) {
-        accumulate(totals[i], V::load(x + i * V::size), V::load(about + i * V::size));
-      }
-    }
-    SEPTET_UNROLL
-    for (int i = 0; i < kVectors; ++i) {
-      totals[i].sum.store(sums + i * V::size);
-      totals[i].squares.store(squares + i * V::size);
-    }
-    for (int64_t i = 0; i < width; ++i) {
-      Moments<double>& group = moments(channel + i);
-      group = merge(group,
-                    moments_of<double>(static_cast<double>(count), sums[i], squares[i], about[i]));
-    }
-  }
-
-  // Statistics of the contiguous run of a group.
-  void measure_run(int64_t channel, int64_t width) {
+ private:
+  GroupSums<double> measure(const T* source, int64_t length) const {
     // Sixteen floats (eight doubles) in as many registers as the instruction set needs.
     constexpr int kStride = static_cast<int>(64 / sizeof(A));
     constexpr int kParts = kStride / V::size;
-    const T* source = input() + channel * layout_.spatial;
-    const int64_t length = width * layout_.spatial;
     alignas(64) A buffer[kChunk], lanes[2][kStride];
+    GroupSums<double> group = {};
     for (int64_t start = 0; start < length; start += kChunk) {
       const int64_t count = length - start < kChunk ? length - start : kChunk;
-      const A* x = chunk_at(source + start, count, kStride, buffer);
+      const A* x = values_at(source + start, count, kStride, buffer);
       const A about = x[0];
       // A tail filled with the shift itself adds nothing.
       for (int64_t i = count; i % kStride != 0; ++i) buffer[i] = about;
@@ -159,117 +124,252 @@ class NormTask {
         totals[part].sum.store(lanes[0] + part * V::size);
         totals[part].squares.store(lanes[1] + part * V::size);
       }
-      double sum = 0, squares = 0;
+      GroupSums<double> chunk = {static_cast<double>(count), about, 0, 0};
       for (int i = 0; i < kStride; ++i) {
-        sum += lanes[0][i];
-        squares += lanes[1][i];
+        chunk.sum += lanes[0][i];
+        chunk.squares += lanes[1][i];
       }
-      Moments<double>& group = moments(channel);
-      group = merge(group, moments_of<double>(static_cast<double>(count), sum, squares, about));
+      group = merge(group, chunk);
     }
-  }
-
-  double value_of(const void* data, int64_t index, double otherwise) const {
-    return data == nullptr ? otherwise
-                           : static_cast<double>(load_value(static_cast<const T*>(data) + index));
-  }
-
-  Affine<A> affine_of(int64_t channel) {
-    const int64_t row = sample_ * args_.scale_shift_stride + channel;
-    const Affine<double> affine = normalising_affine<double>(
-        moments(channel), args_.eps, value_of(args_.weight, channel, 1),
-        value_of(args_.bias, channel, 0), value_of(args_.scale_shift, row, 0),
-        value_of(args_.scale_shift, row + layout_.channels, 0));
-    return {static_cast<A>(affine.factor), static_cast<A>(affine.offset)};
-  }
-
-  A mask_at(int64_t pixel) const {
-    return load_value(static_cast<const T*>(args_.mask) + sample_ * layout_.spatial + pixel);
+    return group;
   }
 
   template <class Act>
-  void apply_pixels(int64_t channel, int64_t width, Act) {
-    constexpr int kVectors = kSpan / V::size;
-    alignas(64) A factors[kSpan] = {}, offsets[kSpan] = {}, buffer[kSpan] = {}, results[kSpan];
-    for (int64_t i = 0; i < width; ++i) {
-      const Affine<A> affine = affine_of(channel + i);
-      factors[i] = affine.factor;
-      offsets[i] = affine.offset;
-    }
-    const bool direct = sizeof(T) == sizeof(A) && width == kSpan;
-    const T* source = input() + channel;
-    T* target = output() + channel;
-    for (int64_t p = 0; p < layout_.spatial; ++p) {
-      const A* x = span_at(source + p * layout_.channels, width, buffer);
-      A* y = direct ? reinterpret_cast<A*>(target + p * layout_.channels) : results;
-      const V mask = args_.mask != nullptr ? V(mask_at(p)) : V(A(1));
-      SEPTET_UNROLL
-      for (int i = 0; i < kVectors; ++i) {
-        const int at = i * V::size;
-        V value = fma(V::load(x + at), V::load(factors + at), V::load(offsets + at));
-        value = activate(Act::value, value);
-        if (args_.mask != nullptr) value = value * mask;
-        value.store(y + at);
-      }
-      if (!direct) convert_to(results, target + p * layout_.channels, width);
-    }
-  }
-
-  template <class Act>
-  void apply_run(int64_t channel, Act) {
-    const Affine<A> affine = affine_of(channel);
-    const T* source = input() + channel * layout_.spatial;
-    T* target = output() + channel * layout_.spatial;
-    alignas(64) A buffer[kChunk] = {}, mask[kChunk] = {};
+  void apply(int64_t channel, Affine<A> affine, Act) {
+    const T* source = this->input() + channel * layout_.spatial;
+    T* target = this->output() + channel * layout_.spatial;
     for (int64_t start = 0; start < layout_.spatial; start += kChunk) {
       const int64_t left = layout_.spatial - start;
       const int64_t count = left < kChunk ? left : kChunk;
-      const A* x = chunk_at(source + start, count, V::size, buffer);
-      A* y = x == buffer ? buffer : reinterpret_cast<A*>(target + start);
-      if (args_.mask != nullptr) {
-        convert_from(static_cast<const T*>(args_.mask) + sample_ * layout_.spatial + start, mask,
-                     count);
-      }
+      const A* x = values_at(source + start, count, V::size, buffer_);
+      A* y = x == buffer_ ? buffer_ : reinterpret_cast<A*>(target + start);
+      if (args_.mask != nullptr) convert_from(this->mask() + start, mask_, count);
       for (int64_t i = 0; i < count; i += V::size) {
         V value = fma(V::load(x + i), V(affine.factor), V(affine.offset));
         value = activate(Act::value, value);
-        if (args_.mask != nullptr) value = value * V::load(mask + i);
+        if (args_.mask != nullptr) value = value * V::load(mask_ + i);
         value.store(y + i);
       }
-      if (y == buffer) convert_to(buffer, target + start, count);
+      if (y == buffer_) convert_to(buffer_, target + start, count);
     }
   }
 
-  const NormArgs& args_;
-  const Layout layout_;
-  int64_t sample_ = 0, first_group_ = 0;
-  Moments<double> moments_[kMaxGroups] = {};
+  // Filled once, since what lies behind a tail is computed too, if for nothing.
+  alignas(64) A buffer_[kChunk] = {}, mask_[kChunk] = {};
+};
+
+// Not std::vector: its functions would be compiled for this instruction set, and the linker might
+// let everybody share them.
+template <class A>
+class ChannelValues {
+ public:
+  // Room for a whole vector behind the last channel, so that loads may reach beyond it.
+  explicit ChannelValues(int64_t channels) : values_(new A[channels + Vector<A>::size]()) {}
+  ~ChannelValues() { delete[] values_; }
+  ChannelValues(const ChannelValues&) = delete;
+  ChannelValues& operator=(const ChannelValues&) = delete;
+
+  A* from(int64_t channel) const { return values_ + channel; }
+
+ private:
+  A* values_;
+};
+
+// Blocks of pixels in channels_last.
+template <class T>
+class BlockTask : private NormSample<T> {
+  using typename NormSample<T>::A;
+  using typename NormSample<T>::V;
+  using NormSample<T>::args_, NormSample<T>::layout_, NormSample<T>::sample_;
+
+ public:
+  explicit BlockTask(const NormArgs& args)
+      : NormSample<T>(args),
+        blocks_(norm_blocks(args)),
+        pixels_(norm_block_pixels(args)),
+        factors_(layout_.channels),
+        offsets_(layout_.channels) {}
+
+  // Sums of every group over one block.
+  void measure(int64_t task, BlockSums* sums) {
+    move_to(task);
+    for (int64_t g = 0; g < args_.groups; ++g) {
+      sums[g] = {static_cast<double>(load_value(source_ + g * args_.group_channels)), 0, 0};
+    }
+    // As many vectors of channels at a time as there are registers for.
+    int64_t channel = 0;
+    channel = measure_spans<4>(channel, sums);
+    channel = measure_spans<2>(channel, sums);
+    channel = measure_spans<1>(channel, sums);
+    const int64_t left = layout_.channels - channel;
+    if (left > 0) measure_span<1>(channel, left, sums);
+  }
+
+  // `sums` are those of all tasks.
+  void apply(int64_t task, const BlockSums* sums) {
+    if (task / blocks_ != sample_) {
+      sample_ = task / blocks_;
+      combine(sums + sample_ * blocks_ * args_.groups);
+    }
+    move_to(task);
+    dispatch(args_.activation, [&](auto activation) {
+      args_.mask != nullptr ? apply_block<true>(activation) : apply_block<false>(activation);
+    });
+  }
+
+ private:
+  void move_to(int64_t task) {
+    sample_ = task / blocks_;
+    first_ = task % blocks_ * pixels_;
+    const int64_t left = layout_.spatial - first_;
+    count_ = left < pixels_ ? left : pixels_;
+    source_ = this->input() + first_ * layout_.channels;
+  }
+
+  // Takes so many vectors of channels as long as there are; returns the first that is left.
+  template <int kVectors>
+  int64_t measure_spans(int64_t channel, BlockSums* sums) const {
+    constexpr int64_t kSpan = kVectors * V::size;
+    for (; channel + kSpan <= layout_.channels; channel += kSpan) {
+      measure_span<kVectors>(channel, kSpan, sums);
+    }
+    return channel;
+  }
+
+  // Calls f(i, group) for channels `channel` + i.
+  template <class F>
+  void for_groups(int64_t channel, int64_t width, F f) const {
+    int64_t group = channel / args_.group_channels, next = (group + 1) * args_.group_channels;
+    for (int64_t i = 0; i < width; ++i) {
+      if (channel + i == next) {
+        ++group;
+        next += args_.group_channels;
+      }
+      f(i, group);
+    }
+  }
+
+  template <int kVectors>
+  void measure_span(int64_t channel, int64_t width, BlockSums* sums) const {
+    constexpr int kSpan = kVectors * V::size;
+    alignas(64) A buffer[kSpan] = {}, about[kSpan] = {}, lanes[2][kSpan];
+    for_groups(channel, width,
+               [&](int64_t i, int64_t group) { about[i] = static_cast<A>(sums[group].about); });
+    ShiftedSums<V> totals[kVectors];
+    SEPTET_UNROLL
+    for (int i = 0; i < kVectors; ++i) totals[i] = {V(A(0)), V(A(0))};
+    const T* source = source_ + channel;
+    for (int64_t p = 0; p < count_; ++p) {
+      const A* x = values_at(source + p * layout_.channels, width, kSpan, buffer);
+      SEPTET_UNROLL
+      for (int i = 0; i < kVectors; ++i) {
+        accumulate(totals[i], V::load(x + i * V::size), V::load(about + i * V::size));
+      }
+    }
+    SEPTET_UNROLL
+    for (int i = 0; i < kVectors; ++i) {
+      totals[i].sum.store(lanes[0] + i * V::size);
+      totals[i].squares.store(lanes[1] + i * V::size);
+    }
+    for_groups(channel, width, [&](int64_t i, int64_t group) {
+      sums[group].sum += lanes[0][i];
+      sums[group].squares += lanes[1][i];
+    });
+  }
+
+  // From the sums of a sample's blocks to the multiply-adds of its channels.
+  void combine(const BlockSums* sums) {
+    for (int64_t g = 0; g < args_.groups; ++g) {
+      GroupSums<double> group = {};
+      for (int64_t block = 0; block < blocks_; ++block) {
+        const BlockSums& part = sums[block * args_.groups + g];
+        const int64_t left = layout_.spatial - block * pixels_;
+        const int64_t count = (left < pixels_ ? left : pixels_) * args_.group_channels;
+        group = merge(group, {static_cast<double>(count), part.about, part.sum, part.squares});
+      }
+      const Standard<double> standard = standard_of(group, args_.eps);
+      for (int64_t i = 0; i < args_.group_channels; ++i) {
+        const int64_t channel = g * args_.group_channels + i;
+        const Affine<A> affine = this->affine_of(standard, channel);
+        *factors_.from(channel) = affine.factor;
+        *offsets_.from(channel) = affine.offset;
+      }
+    }
+  }
+
+  template <bool kMask, class Act>
+  void apply_block(Act activation) const {
+    alignas(64) A buffer[kChunk] = {};
+    T* target = this->output() + first_ * layout_.channels;
+    for (int64_t p = 0; p < count_; ++p) {
+      const A mask = kMask ? A(load_value(this->mask() + first_ + p)) : A(1);
+      const int64_t row = p * layout_.channels;
+      for (int64_t c = 0; c < layout_.channels; c += kChunk) {
+        const int64_t left = layout_.channels - c;
+        apply_run<kMask>(source_ + row + c, c, left < kChunk ? left : kChunk, mask,
+                         target + row + c, buffer, activation);
+      }
+    }
+  }
+
+  // Neighbouring channels of one pixel.
+  template <bool kMask, class Act>
+  void apply_run(const T* source, int64_t channel, int64_t count, A mask, T* target, A* buffer,
+                 Act) const {
+    const A* x = values_at(source, count, V::size, buffer);
+    A* y = x == buffer ? buffer : reinterpret_cast<A*>(target);
+    const A* factors = factors_.from(channel);
+    const A* offsets = offsets_.from(channel);
+    for (int64_t i = 0; i < count; i += V::size) {
+      V value = fma(V::load(x + i), V::load(factors + i), V::load(offsets + i));
+      value = activate(Act::value, value);
+      if constexpr (kMask) value = value * V(mask);
+      value.store(y + i);
+    }
+    if (y == buffer) convert_to(buffer, target, count);
+  }
+
+  const int64_t blocks_, pixels_;
+  int64_t first_ = 0, count_ = 0;
+  const T* source_ = nullptr;
+  const ChannelValues<A> factors_, offsets_;
 };
 
 template <class T>
-void normalise(const NormArgs& args, int64_t begin, int64_t end) {
-  const int64_t per_task = norm_groups_per_task(args);
-  const int64_t tasks = (args.groups + per_task - 1) / per_task;
-  NormTask<T> task(args);
-  for (int64_t i = begin; i < end; ++i) {
-    const int64_t first = i % tasks * per_task;
-    const int64_t left = args.groups - first;
-    task.run(i / tasks, first, left < per_task ? left : per_task);
+void measure(const NormArgs& args, BlockSums* sums, int64_t begin, int64_t end) {
+  BlockTask<T> task(args);
+  for (int64_t i = begin; i < end; ++i) task.measure(i, sums + i * args.groups);
+}
+
+template <class T>
+void apply(const NormArgs& args, BlockSums* sums, int64_t begin, int64_t end) {
+  if (!args.layout.channels_last) {
+    RunTask<T> task(args);
+    for (int64_t i = begin; i < end; ++i) task.run(i);
+    return;
   }
+  // Backwards: the blocks that were measured last are still in the cache.
+  BlockTask<T> task(args);
+  for (int64_t i = end; i-- > begin;) task.apply(i, sums);
+}
+
+template <class T>
+NormKernels kernels() {
+  return {measure<T>, apply<T>};
 }
 
 }  // namespace
 
-NormRange norm_range(Dtype dtype) {
+NormKernels norm_kernels(Dtype dtype) {
   switch (dtype) {
     case Dtype::float64:
-      return normalise<double>;
+      return kernels<double>();
     case Dtype::float16:
-      return normalise<float16>;
+      return kernels<float16>();
     case Dtype::bfloat16:
-      return normalise<bfloat16>;
+      return kernels<bfloat16>();
     default:
-      return normalise<float>;
+      return kernels<float>();
   }
 }
 
