@@ -19,33 +19,53 @@ inline uint64_t philox_offset(const PhiloxArgs& args, int64_t stream, int64_t ro
   return static_cast<uint64_t>(args.pairs[2 * stream + 1] + row * args.increment);
 }
 
+// Blocks `index` to `index` + kLanes - 1 of the per-sample layout.
+inline PhiloxBlock<Words> philox_blocks(uint64_t index, uint32_t key0, uint32_t key1) {
+  using Spread = SpreadWords<kLanes / 2>;
+  typename Spread::native counter;
+  for (int i = 0; i < kLanes / 2; ++i) counter[i] = index + static_cast<uint64_t>(2 * i);
+  const auto blocks = [&](typename Spread::native from) {
+    return philox4x32<Spread>({from, from >> 32, Spread(0u), Spread(0u)}, key0, key1);
+  };
+  const PhiloxBlock<Spread> even = blocks(counter), odd = blocks(counter + 1);
+  return {interleave(even.x, odd.x), interleave(even.y, odd.y), interleave(even.z, odd.z),
+          interleave(even.w, odd.w)};
+}
+
+inline void store_normals(const PhiloxBlock<Words>& words, float* out) {
+  Floats normals[4];
+  box_muller<PortableMath>(words.x, words.y, normals[0], normals[1]);
+  box_muller<PortableMath>(words.z, words.w, normals[2], normals[3]);
+  store_interleaved(normals, out);
+}
+
 // Per-sample layout, logical order: elements [begin, end) of one stream, whole blocks at a time.
 inline void normal_blocks(uint64_t seed, uint64_t offset, int64_t begin, int64_t end, float* out) {
-  constexpr int kBatch = 4 * kLanes;
+  // Words first, then normals, several batches each: the processor overlaps the steps of short
+  // loops, which wait for one another within a batch.
+  constexpr int kBatch = 4 * kLanes, kBatches = 4;
   const auto key0 = static_cast<uint32_t>(seed);
   const auto key1 = static_cast<uint32_t>(seed >> 32);
-  uint32_t lane_numbers[kLanes];
-  for (int i = 0; i < kLanes; ++i) lane_numbers[i] = static_cast<uint32_t>(i);
-  const Words lane = Words::load(lane_numbers);
-  for (int64_t first = begin / 4 * 4; first < end; first += kBatch) {
+  PhiloxBlock<Words> words[kBatches];
+  for (int64_t first = begin / 4 * 4; first < end; first += kBatches * kBatch) {
+    const int64_t left = (end - first + kBatch - 1) / kBatch;
+    const int batches = left < kBatches ? static_cast<int>(left) : kBatches;
     const uint64_t index = offset / 4 + static_cast<uint64_t>(first / 4);
-    const Words low = Words(static_cast<uint32_t>(index)) + lane;
-    const Words carry = select(low < lane, Words(1u), Words(0u));
-    const Words high = Words(static_cast<uint32_t>(index >> 32)) + carry;
-    const PhiloxBlock<Words> words =
-        philox4x32<Words>({low, high, Words(0u), Words(0u)}, key0, key1);
-    Floats normals[4];
-    box_muller<PortableMath>(words.x, words.y, normals[0], normals[1]);
-    box_muller<PortableMath>(words.z, words.w, normals[2], normals[3]);
-    if (first >= begin && first + kBatch <= end) {
-      store_interleaved(normals, out + (first - begin));
-      continue;
+    for (int i = 0; i < batches; ++i) {
+      words[i] = philox_blocks(index + static_cast<uint64_t>(i * kLanes), key0, key1);
     }
-    float batch[kBatch];
-    store_interleaved(normals, batch);
-    const int64_t from = first < begin ? begin : first;
-    const int64_t to = first + kBatch < end ? first + kBatch : end;
-    for (int64_t i = from; i < to; ++i) out[i - begin] = batch[i - first];
+    for (int i = 0; i < batches; ++i) {
+      const int64_t start = first + i * kBatch;
+      if (start >= begin && start + kBatch <= end) {
+        store_normals(words[i], out + (start - begin));
+        continue;
+      }
+      float batch[kBatch];
+      store_normals(words[i], batch);
+      const int64_t from = start < begin ? begin : start;
+      const int64_t to = start + kBatch < end ? start + kBatch : end;
+      for (int64_t j = from; j < to; ++j) out[j - begin] = batch[j - start];
+    }
   }
 }
 

@@ -8,6 +8,10 @@ inline constexpr int64_t kTile = 256;
 
 template <class T>
 void fill(const PhiloxArgs& args, void* out, int64_t begin, int64_t end) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    normal_fill(args, 1, begin, end, static_cast<float*>(out) + begin);
+    return;
+  }
   float values[kTile];
   accumulator_t<T> wide[kTile];
   for (int64_t start = begin; start < end; start += kTile) {
