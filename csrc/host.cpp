@@ -58,10 +58,11 @@ struct NumpyView {
 
 void step(const py::array& sample, const py::array& model_output, const py::array& table,
           int64_t row, const py::array& prev_sample, const OptionalArray& pred_original_sample,
-          const OptionalArray& slots, const OptionalArray& uncond_output,
-          const OptionalArray& counter, const OptionalArray& threshold, const OptionalArray& mu,
-          const OptionalArray& mask, const OptionalArray& noise, const OptionalArray& philox,
-          int64_t philox_increment, int64_t philox_threads) {
+          const OptionalArray& slots, const std::vector<py::array>& stored,
+          const OptionalArray& uncond_output, const OptionalArray& counter,
+          const OptionalArray& threshold, const OptionalArray& mu, const OptionalArray& mask,
+          const OptionalArray& noise, const OptionalArray& philox, int64_t philox_increment,
+          int64_t philox_threads) {
   const char* op = "step";
   const NumpyView views[] = {
       {sample, op, "sample"},
@@ -78,10 +79,17 @@ void step(const py::array& sample, const py::array& model_output, const py::arra
       {noise, op, "noise"},
       {philox, op, "philox"},
   };
-  StepTensors tensors{views[0].view,  views[1].view, views[2].view,    views[3].view,
-                      views[4].view,  views[5].view, views[6].view,    views[7].view,
-                      views[8].view,  views[9].view, views[10].view,   views[11].view,
-                      views[12].view, row,           philox_increment, philox_threads};
+  std::vector<NumpyView> stored_views;
+  stored_views.reserve(stored.size());
+  std::vector<TensorView> stored_tensors;
+  for (const py::array& array : stored) {
+    stored_tensors.push_back(stored_views.emplace_back(array, op, "stored[k]").view);
+  }
+  StepTensors tensors{
+      views[0].view,    views[1].view,  views[2].view,  views[3].view,  views[4].view,
+      views[5].view,    stored_tensors, views[6].view,  views[7].view,  views[8].view,
+      views[9].view,    views[10].view, views[11].view, views[12].view, row,
+      philox_increment, philox_threads};
   const StepArgs args = plan_step(tensors);
   const StepRange range = SEPTET_CALL_ISA(step_range, tensors.sample.dtype);
   const py::gil_scoped_release release;
@@ -194,11 +202,11 @@ PYBIND11_MODULE(_host, m, py::mod_gil_not_used()) {
   m.def("build_info", &septet::build_info, "Return the facts of this build as a dict.");
   m.def("step", &septet::step, py::arg("sample"), py::arg("model_output"), py::arg("table"),
         py::arg("row"), py::arg("prev_sample"), py::arg("pred_original_sample") = py::none(),
-        py::arg("slots") = py::none(), py::arg("uncond_output") = py::none(),
-        py::arg("counter") = py::none(), py::arg("threshold") = py::none(),
-        py::arg("mu") = py::none(), py::arg("mask") = py::none(), py::arg("noise") = py::none(),
-        py::arg("philox") = py::none(), py::arg("philox_increment") = 0,
-        py::arg("philox_threads") = 0,
+        py::arg("slots") = py::none(), py::arg("stored") = std::vector<py::array>{},
+        py::arg("uncond_output") = py::none(), py::arg("counter") = py::none(),
+        py::arg("threshold") = py::none(), py::arg("mu") = py::none(), py::arg("mask") = py::none(),
+        py::arg("noise") = py::none(), py::arg("philox") = py::none(),
+        py::arg("philox_increment") = 0, py::arg("philox_threads") = 0,
         "Apply one table row to numpy arrays; see septet.ops.step. bfloat16 is passed as uint16.");
   m.def("philox_normal", &septet::philox_normal, py::arg("out"), py::arg("philox"),
         py::arg("increment") = 0, py::arg("threads") = 0,

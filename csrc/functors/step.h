@@ -86,13 +86,13 @@ struct StepFlags {
   bool uncond, terms, base, save, write, x0, threshold, original, mu, noise, learned, mask;
 };
 
-// The flags of the most frequent calls, as constants. kHistory is PNDM's step: it combines stored
-// outputs and stores its own.
-template <bool kX0, bool kNoise, bool kOriginal, bool kHistory>
+// The flags of the most frequent calls, as constants. PNDM's step combines stored outputs (kTerms),
+// and may store its own (kWrite).
+template <bool kX0, bool kNoise, bool kOriginal, bool kTerms = false, bool kWrite = false>
 struct FixedStepFlags {
-  static constexpr bool uncond = false, terms = kHistory, base = false, save = false,
-                        write = kHistory, x0 = kX0, threshold = false, original = kOriginal,
-                        mu = false, noise = kNoise, learned = false, mask = false;
+  static constexpr bool uncond = false, terms = kTerms, base = false, save = false, write = kWrite,
+                        x0 = kX0, threshold = false, original = kOriginal, mu = false,
+                        noise = kNoise, learned = false, mask = false;
 };
 
 // The flags that follow from the row; those of the operands are the caller's to set.

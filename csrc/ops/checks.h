@@ -30,6 +30,12 @@ inline const char* dtype_name(Dtype dtype) {
   }
 }
 
+// Of the floating-point types.
+inline int64_t dtype_size(Dtype dtype) {
+  if (dtype == Dtype::float64) return 8;
+  return dtype == Dtype::float32 ? 4 : 2;
+}
+
 inline bool is_floating(Dtype dtype) {
   return dtype < Dtype::int64;
 }

@@ -89,7 +89,6 @@ __global__ void __launch_bounds__(kBlock) step_kernel(const __grid_constant__ St
   const StepRow<A> row = device_row<T>(args, index);
   const StepFlags flags = step_flags(args, row);
   const std::int64_t numel = args.layout.numel;
-  T* slots = static_cast<T*>(args.slots);
   StepPack<T, N> values;
 
   const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * kBlock * N;
@@ -103,7 +102,8 @@ __global__ void __launch_bounds__(kBlock) step_kernel(const __grid_constant__ St
     SEPTET_UNROLL
     for (int term = 0; term <= kStepTerms; ++term) {
       const int slot = term < kStepTerms ? row.read_slots[term % kStepTerms] : row.base_slot;
-      if (slot >= 0) load_flat<N>(slots + slot * numel + first, values.terms[term]);
+      if (slot >= 0)
+        load_flat<N>(static_cast<const T*>(args.slots[slot]) + first, values.terms[term]);
     }
     if (flags.noise) load_noise(args, index, first, values);
     SEPTET_UNROLL
@@ -114,8 +114,10 @@ __global__ void __launch_bounds__(kBlock) step_kernel(const __grid_constant__ St
     }
     store_pack(static_cast<T*>(args.prev) + first, values.prev);
     if (flags.original) store_pack(static_cast<T*>(args.original) + first, values.original);
-    if (flags.save) store_pack(slots + row.save_slot * numel + first, values.saved);
-    if (flags.write) store_pack(slots + row.write_slot * numel + first, values.written);
+    if (flags.save) store_pack(static_cast<T*>(args.slots[row.save_slot]) + first, values.saved);
+    if (flags.write) {
+      store_pack(static_cast<T*>(args.slots[row.write_slot]) + first, values.written);
+    }
   }
 }
 
@@ -125,13 +127,14 @@ bool packs_fit(const StepArgs& args, int n, std::size_t bytes) {
   if (args.layout.numel % n != 0) return false;
   if (args.noise == nullptr && args.philox.streams > 0) return false;
   if (args.output_block != args.block && args.block % n != 0) return false;
-  for (const void* operand :
-       {args.sample, args.model_output, args.uncond, args.mu, args.noise,
-        static_cast<const void*>(args.prev), static_cast<const void*>(args.original),
-        static_cast<const void*>(args.slots)}) {
-    if (reinterpret_cast<std::uintptr_t>(operand) % bytes != 0) return false;
+  const auto aligned = [bytes](const void* operand) {
+    return reinterpret_cast<std::uintptr_t>(operand) % bytes == 0;
+  };
+  for (const void* slot : args.slots) {
+    if (!aligned(slot)) return false;
   }
-  return true;
+  return aligned(args.sample) && aligned(args.model_output) && aligned(args.uncond) &&
+         aligned(args.mu) && aligned(args.noise) && aligned(args.prev) && aligned(args.original);
 }
 
 template <class T, int N>

@@ -2,6 +2,8 @@
 // and the emulator.
 #pragma once
 
+#include <vector>
+
 #include "functors/step.h"
 #include "ops/noise.h"
 
@@ -10,11 +12,15 @@ namespace septet {
 struct StepTensors {
   TensorView sample, model_output, table;
   TensorView prev, original, slots;
+  std::vector<TensorView> stored;
   TensorView uncond, counter, threshold, mu, mask, noise, philox;
   int64_t row = 0;
   int64_t philox_increment = 0;
   int64_t philox_threads = 0;
 };
+
+// More than any sampler needs.
+inline constexpr int kMaxSlots = 8;
 
 struct StepArgs {
   const void* sample = nullptr;
@@ -26,8 +32,9 @@ struct StepArgs {
   const void* noise = nullptr;
   void* prev = nullptr;
   void* original = nullptr;
-  void* slots = nullptr;
-  const void* table = nullptr;            // null: inline_row holds the row
+  void* slots[kMaxSlots] = {};
+  bool keeps_slots = false;     // the caller stores outputs and samples: slots are only read
+  const void* table = nullptr;  // null: inline_row holds the row
   double inline_row[kTableColumns] = {};  // exact for float32 tables too
   int64_t row = 0;
   int64_t rows = 0;
@@ -44,6 +51,8 @@ struct StepArgs {
 template <class T>
 HOST_DEVICE StepFlags step_flags(const StepArgs& args, const StepRow<T>& row) {
   StepFlags flags = row_flags(row);
+  flags.save = flags.save && !args.keeps_slots;
+  flags.write = flags.write && !args.keeps_slots;
   flags.uncond = args.uncond != nullptr;
   flags.threshold = args.threshold != nullptr;
   flags.original = args.original != nullptr;
@@ -54,9 +63,14 @@ HOST_DEVICE StepFlags step_flags(const StepArgs& args, const StepRow<T>& row) {
   return flags;
 }
 
+inline int64_t num_slots(const StepTensors& t) {
+  if (!t.stored.empty()) return static_cast<int64_t>(t.stored.size());
+  return t.slots.present ? t.slots.size(0) : 0;
+}
+
 template <class T>
 void check_row(const char* op, const StepTensors& t, const StepRow<T>& row) {
-  const int64_t slots = t.slots.present ? t.slots.size(0) : 0;
+  const int64_t slots = num_slots(t);
   require(row.noise_kind >= kNoNoise && row.noise_kind <= kLearnedRangeNoise, op, "table row ",
           t.row, " has an unknown noise kind ", row.noise_kind);
   require(row.noise_kind == kNoNoise || t.noise.present || t.philox.present, op, "table row ",
@@ -65,8 +79,8 @@ void check_row(const char* op, const StepTensors& t, const StepRow<T>& row) {
           op, "table row ", t.row, " has learned variance, so model_output must have ",
           2 * t.sample.channels(), " channels, got ", t.model_output.channels());
   const auto check_slot = [&](int slot, int lowest) {
-    require(slot >= lowest && slot < slots, op, "table row ", t.row, " names slot ", slot,
-            ", but slots holds ", slots);
+    require(slot >= lowest && slot < slots, op, "table row ", t.row, " names slot ", slot, ", but ",
+            t.stored.empty() ? "slots" : "stored", " holds ", slots);
   };
   check_slot(row.write_slot, kNoSlot);
   check_slot(row.save_slot, kNoSlot);
@@ -121,6 +135,24 @@ inline void plan_outputs(const char* op, const StepTensors& t, StepArgs& args) {
   args.uncond = t.uncond.data;
 }
 
+inline void plan_slots(const char* op, const StepTensors& t, StepArgs& args) {
+  const int64_t count = num_slots(t);
+  require(!t.slots.present || t.stored.empty(), op, "only one of slots and stored can be given");
+  require(count <= kMaxSlots, op, t.slots.present ? "slots" : "stored", " must hold at most ",
+          kMaxSlots, " tensors, got ", count);
+  for (size_t k = 0; k < t.stored.size(); ++k) {
+    require_like(op, "stored[k]", t.stored[k], t.sample, args.layout);
+    args.slots[k] = t.stored[k].data;
+  }
+  args.keeps_slots = !t.stored.empty();
+  if (!t.slots.present) return;
+  require_like(op, "slots[k]", t.slots, t.sample, args.layout, 1, 1);
+  require(count < 2 || t.slots.strides[0] == args.layout.numel, op,
+          "slots must hold its samples one after the other");
+  const int64_t bytes = args.layout.numel * dtype_size(t.sample.dtype);
+  for (int64_t k = 0; k < count; ++k) args.slots[k] = static_cast<char*>(t.slots.data) + k * bytes;
+}
+
 // Checks everything and lays it out for the kernels; throws std::invalid_argument.
 inline StepArgs plan_step(const StepTensors& t) {
   const char* op = "step";
@@ -141,11 +173,7 @@ inline StepArgs plan_step(const StepTensors& t) {
   for (const auto& [name, view] : same_shape) {
     if (view.present) require_like(op, name, view, t.sample, args.layout);
   }
-  if (t.slots.present) {
-    require_like(op, "slots[k]", t.slots, t.sample, args.layout, 1, 1);
-    require(t.slots.size(0) < 2 || t.slots.strides[0] == args.layout.numel, op,
-            "slots must hold its samples one after the other");
-  }
+  plan_slots(op, t, args);
   if (t.threshold.present) {
     require(t.threshold.dim == 1 && t.sample.dim > 0 && t.threshold.size(0) == t.sample.size(0) &&
                 is_contiguous(t.threshold),
@@ -159,7 +187,6 @@ inline StepArgs plan_step(const StepTensors& t) {
       plan_philox(op, t.philox, t.sample, args.layout, t.philox_increment, t.philox_threads);
   args.prev = t.prev.data;
   args.original = t.original.data;
-  args.slots = t.slots.data;
   args.threshold = t.threshold.data;
   args.mu = t.mu.data;
   args.mask = t.mask.data;
@@ -169,8 +196,8 @@ inline StepArgs plan_step(const StepTensors& t) {
 
 inline constexpr const char* kStepSchema =
     "step(Tensor sample, Tensor model_output, Tensor table, int row, Tensor(a!) prev_sample, "
-    "Tensor(b!)? pred_original_sample, Tensor(c!)? slots, Tensor? uncond_output, Tensor? counter, "
-    "Tensor? threshold, Tensor? mu, Tensor? mask, Tensor? noise, Tensor? philox, "
+    "Tensor(b!)? pred_original_sample, Tensor(c!)? slots, Tensor[] stored, Tensor? uncond_output, "
+    "Tensor? counter, Tensor? threshold, Tensor? mu, Tensor? mask, Tensor? noise, Tensor? philox, "
     "int philox_increment, int philox_threads) -> ()";
 
 // Applies the step to elements [begin, end), in memory order.

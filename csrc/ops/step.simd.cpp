@@ -77,7 +77,13 @@ class StepTile : private TileSource<T>, private TileOperands<accumulator_t<T>> {
     const StepFlags& f = flags_;
     const bool rare = f.uncond || f.base || f.save || f.threshold || f.mu || f.learned || f.mask;
     plain_ = !rare && !f.terms && !f.write;
-    history_ = !rare && f.terms && f.write && !f.x0 && !f.original && !f.noise;
+    history_ = !rare && f.terms && !f.x0 && !f.original && !f.noise;
+  }
+
+  // Whether no operand has to be brought into a buffer, so that a tile may have any length.
+  bool in_place() const {
+    return Source::kDirect && args_.output_block == args_.block && !flags_.threshold &&
+           !flags_.mask && (!flags_.noise || args_.noise != nullptr);
   }
 
   void run(int64_t start, int64_t count) {
@@ -85,12 +91,15 @@ class StepTile : private TileSource<T>, private TileOperands<accumulator_t<T>> {
     stage_inputs();
     stage_outputs();
     if (history_) {
-      run_tile<A>(row_, FixedStepFlags<false, false, false, true>{}, *this, count);
+      with_constant(flags_.write, [&](auto write) {
+        using Flags = FixedStepFlags<false, false, false, true, write.value>;
+        run_tile<A>(row_, Flags{}, *this, count);
+      });
     } else if (plain_) {
       with_constant(flags_.x0, [&](auto x0) {
         with_constant(flags_.noise, [&](auto noise) {
           with_constant(flags_.original, [&](auto original) {
-            using Flags = FixedStepFlags<x0.value, noise.value, original.value, false>;
+            using Flags = FixedStepFlags<x0.value, noise.value, original.value>;
             run_tile<A>(row_, Flags{}, *this, count);
           });
         });
@@ -119,7 +128,7 @@ class StepTile : private TileSource<T>, private TileOperands<accumulator_t<T>> {
     kBuffers = kSlot + kStepTerms + 1
   };
 
-  T* slot_data(int k) const { return static_cast<T*>(args_.slots) + k * args_.layout.numel; }
+  T* slot_data(int k) const { return static_cast<T*>(args_.slots[k]); }
 
   const A* flat(const void* data, Buffer buffer) { return Source::flat(data, buffers_[buffer]); }
   const A* strided(const void* data, int64_t shift, Buffer buffer) {
@@ -158,6 +167,10 @@ class StepTile : private TileSource<T>, private TileOperands<accumulator_t<T>> {
   // Noise drawn here is rounded to the storage type, as a noise tensor would have been.
   const A* staged_noise() {
     if (args_.noise != nullptr) return flat(args_.noise, kNoise);
+    if constexpr (sizeof(T) == sizeof(float)) {
+      normal_fill(args_.philox, row_index_, start_, start_ + count_, buffers_[kNoise]);
+      return buffers_[kNoise];
+    }
     float values[kTile];
     normal_fill(args_.philox, row_index_, start_, start_ + count_, values);
     for (int64_t i = 0; i < count_; ++i) {
@@ -219,7 +232,9 @@ void step(const StepArgs& args, int64_t begin, int64_t end) {
   const int64_t index = args.row + (args.counter != nullptr ? *args.counter : 0);
   const StepRow<A> row = read_row(static_cast<const A*>(args.table) + index * kTableColumns);
   StepTile<T> tile(args, index, row);
-  for (int64_t start = begin; start < end; start += kTile) {
+  const int64_t whole = tile.in_place() ? (end - begin) / kTile * kTile : 0;
+  if (whole > 0) tile.run(begin, whole);
+  for (int64_t start = begin + whole; start < end; start += kTile) {
     tile.run(start, end - start < kTile ? end - start : kTile);
   }
 }

@@ -10,9 +10,9 @@ namespace septet {
 template <void (*run)(const StepTensors&)>
 void boxed_step(Tensor sample, Tensor model_output, Tensor table, int64_t row, Tensor prev,
                 std::optional<Tensor> original, std::optional<Tensor> slots,
-                std::optional<Tensor> uncond, std::optional<Tensor> counter,
-                std::optional<Tensor> threshold, std::optional<Tensor> mu,
-                std::optional<Tensor> mask, std::optional<Tensor> noise,
+                std::vector<Tensor> stored, std::optional<Tensor> uncond,
+                std::optional<Tensor> counter, std::optional<Tensor> threshold,
+                std::optional<Tensor> mu, std::optional<Tensor> mask, std::optional<Tensor> noise,
                 std::optional<Tensor> philox, int64_t philox_increment, int64_t philox_threads) {
   StepTensors tensors;
   tensors.sample = view(sample);
@@ -22,6 +22,7 @@ void boxed_step(Tensor sample, Tensor model_output, Tensor table, int64_t row, T
   tensors.prev = view(prev);
   tensors.original = view(original);
   tensors.slots = view(slots);
+  for (const Tensor& tensor : stored) tensors.stored.push_back(view(tensor));
   tensors.uncond = view(uncond);
   tensors.counter = view(counter);
   tensors.threshold = view(threshold);

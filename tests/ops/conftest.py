@@ -12,6 +12,8 @@ from septet.ops import _library
 
 
 def _as_numpy(value):
+    if isinstance(value, list):
+        return [_as_numpy(entry) for entry in value]
     if not isinstance(value, torch.Tensor):
         return value
     # numpy has no bfloat16; _host takes its bits.

@@ -22,6 +22,8 @@ CUDA_ROWS = [row for row in ROWS if row.values[0].cuda]
 
 
 def _widened(value):
+    if isinstance(value, list):
+        return [_widened(entry) for entry in value]
     if isinstance(value, torch.Tensor) and value.is_floating_point():
         return value.double()
     return torch.float64 if isinstance(value, torch.dtype) else value

@@ -19,7 +19,12 @@ ROWS = [
 
 
 def _on(device, arguments):
-    return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+    def moved(value):
+        if isinstance(value, list):
+            return [moved(entry) for entry in value]
+        return value.to(device) if isinstance(value, torch.Tensor) else value
+
+    return {name: moved(value) for name, value in arguments.items()}
 
 
 def _call(case, arguments):

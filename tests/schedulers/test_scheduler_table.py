@@ -7,7 +7,7 @@ import torch
 
 import septet
 from septet.ops import COLUMNS, StepRow
-from septet.schedulers import SchedulerOutput, StepTable
+from septet.schedulers import StepTable
 
 
 @pytest.fixture
@@ -84,26 +84,3 @@ def test_rows_and_timesteps_must_pair_up():
         StepTable([StepRow()], [1, 2])
     with pytest.raises(ValueError, match="at least one"):
         StepTable([], [])
-
-
-def test_outputs_can_be_read_in_every_way():
-    a, b = torch.zeros(1), torch.ones(1)
-    output = SchedulerOutput(a, b)
-    assert output[0] is output.prev_sample is output["prev_sample"] is a
-    assert tuple(output) == output.to_tuple() == (a, b)
-    assert SchedulerOutput(a).to_tuple() == (a,)
-
-
-@pytest.mark.parametrize("name", ["DDPMScheduler", "DDIMScheduler", "PNDMScheduler"])
-def test_tuple_and_object_agree(name):
-    sample = torch.ones(1, 1, 4)
-    results = []
-    for return_dict in (True, False):
-        scheduler = getattr(septet, name)()
-        scheduler.set_timesteps(4)
-        t = scheduler.timesteps[0]
-        options = {} if name == "PNDMScheduler" else {"generator": torch.Generator()}
-        results.append(scheduler.step(sample, t, sample, return_dict=return_dict, **options))
-    assert isinstance(results[1], tuple)
-    for got, expected in zip(*results, strict=True):
-        assert torch.equal(got, expected)

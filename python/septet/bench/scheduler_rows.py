@@ -136,9 +136,7 @@ def _build(spec: StepSpec, shape: tuple[int, ...]) -> Workload:
 
 def _tensors_moved(spec: StepSpec) -> int:
     """Count the tensors that a step reads and writes: sample, output, result and more."""
-    if spec.has_history:
-        return 3 + 4  # three earlier outputs are read, this one is kept
-    return 3 + 1 + (spec.noise == "given")  # the estimate of the clean sample is returned too
+    return 3 + 3 * spec.has_history + (spec.noise == "given")  # three earlier outputs are read
 
 
 def _torch_generator() -> torch.Generator:

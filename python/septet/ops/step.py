@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 from torch import Tensor
@@ -64,6 +65,7 @@ def step(  # type: ignore[misc]  # the overloads abbreviate the options
     philox_increment: int = 0,
     philox_threads: int = 0,
     slots: Tensor | None = None,
+    stored: Sequence[Tensor] = (),
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Apply one row of a sampler table (see :mod:`septet.ops.table` for the formula).
 
@@ -88,7 +90,9 @@ def step(  # type: ignore[misc]  # the overloads abbreviate the options
         philox_increment: The offset used is ``offset + row * philox_increment``.
         philox_threads: Thread count of torch's CUDA layout, 0 for the per-sample layout.
         slots: ``[K, B, C, ...]``, the stored outputs and samples that the row names; updated in
-            place. ``slots[k]`` has the strides of ``sample``.
+            place. ``slots[k]`` has the strides of ``sample``. At most 8.
+        stored: The same as separate tensors, for callers that keep references instead of copies:
+            it is only read, and what the row would store is theirs to put into it afterwards.
 
     Returns:
         The next sample, or the pair (next sample, estimate of the clean sample).
@@ -105,8 +109,9 @@ def step(  # type: ignore[misc]  # the overloads abbreviate the options
         "noise": noise,
         "philox": philox,
         "slots": slots,
+        "stored": stored,
     }
-    if wants_reference(sample, model_output, uncond_output, mu, mask, noise):
+    if wants_reference(sample, model_output, uncond_output, mu, mask, noise, *stored):
         from septet.testing.references.step import step as reference
 
         prev, x0 = reference(
@@ -132,6 +137,7 @@ def step(  # type: ignore[misc]  # the overloads abbreviate the options
         prev,
         original,
         slots,
+        [like(tensor, sample) for tensor in stored],
         like(uncond_output, sample),
         counter,
         threshold,

@@ -6,6 +6,11 @@ from septet.schedulers.ddim import DDIMScheduler
 from septet.schedulers.ddpm import DDPMScheduler
 from septet.schedulers.glide import GLIDEScheduler
 from septet.schedulers.noise_schedule import PUBLISHED_SCHEDULES, NoiseSchedule
+from septet.schedulers.base import Scheduler
+from septet.schedulers.ddim import DDIMScheduler
+from septet.schedulers.ddpm import DDPMScheduler
+from septet.schedulers.glide import GLIDEScheduler
+from septet.schedulers.output import SchedulerOutput
 from septet.schedulers.pndm import PNDMScheduler
 from septet.schedulers.table import StepTable
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -24,6 +23,7 @@ from septet.schedulers.config import (
     explicit_entries,
     saved_entries,
 )
+from septet.schedulers.output import OriginalLater, SchedulerOutput, may_wait
 from septet.schedulers.table import StepTable
 from septet.schedulers.thresholding import DynamicThreshold
 from septet.schedulers.timesteps import check_num_inference_steps, spaced_timesteps
@@ -34,34 +34,6 @@ if TYPE_CHECKING:
 SchedulerT = TypeVar("SchedulerT", bound="Scheduler")
 
 CONFIG_NAME = "scheduler_config.json"
-
-
-@dataclass(frozen=True)
-class SchedulerOutput:
-    """The result of one step; ``output[0]`` is its first entry, as in diffusers.
-
-    Attributes:
-        prev_sample: ``[B, C, ...]``, the sample at the next (less noisy) timestep.
-        pred_original_sample: ``[B, C, ...]``, the clipped estimate of the clean sample, where the
-            scheduler makes one.
-    """
-
-    prev_sample: Tensor
-    pred_original_sample: Tensor | None = None
-
-    def to_tuple(self) -> tuple[Tensor, ...]:
-        """Return the entries that are there."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return tuple(value for value in values if value is not None)
-
-    def __getitem__(self, key: int | str) -> Tensor:
-        """Return an entry by position or name."""
-        value: Tensor = getattr(self, key) if isinstance(key, str) else self.to_tuple()[key]
-        return value
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Unpack as a tuple."""
-        return iter(self.to_tuple())
 
 
 class Scheduler(ABC):
@@ -223,23 +195,32 @@ class Scheduler(ABC):
         sample: Tensor,
         generator: Generators,
         noise: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+        return_dict: bool,
+    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
         """Run one row, drawing noise if it needs some; return the next sample and x0."""
-        if noise is None and table.adds_noise(row):
+        adds_noise = table.adds_noise(row)
+        if noise is None and adds_noise:
             noise = randn_tensor(sample.shape, generator, model_output.device, model_output.dtype)
         if model_output.dtype != sample.dtype:
             model_output = model_output.to(sample.dtype)
         if noise is not None and noise.dtype != sample.dtype:
             noise = noise.to(sample.dtype)
-        return ops.step(
+        values = table.on(sample)
+        threshold = table.threshold(row, sample, model_output)
+        both = not return_dict or not may_wait(sample, model_output)
+        result = ops.step(
             sample,
             model_output,
-            table.on(sample),
+            values,
             row,
-            pred_original_sample=True,
+            pred_original_sample=both,
             noise=noise,
-            threshold=table.threshold(row, sample, model_output),
+            threshold=threshold,
         )
+        if isinstance(result, tuple):
+            return SchedulerOutput(*result) if return_dict else result
+        later = OriginalLater(sample, model_output, values, row, adds_noise, threshold)
+        return SchedulerOutput(result, later)
 
     def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
         """Return the sample itself: these schedulers do not scale the network's input."""

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from septet.ops import NoiseKind, StepRow
 from septet.random import Generators
-from septet.schedulers.base import Scheduler, SchedulerOutput
+from septet.schedulers.base import Scheduler
 from septet.schedulers.config import record_config
+from septet.schedulers.output import SchedulerOutput
 from septet.schedulers.table import StepTable, make_rows
 
 
@@ -158,7 +159,8 @@ class DDIMScheduler(Scheduler):
             return_dict: Whether to return an object instead of a tuple.
 
         Returns:
-            The next sample and the estimate of the clean one.
+            The next sample and the estimate of the clean one (:class:`SchedulerOutput` computes
+            that when it is first read).
 
         Raises:
             ValueError: If no timesteps are set, both noise and a generator are given, or an
@@ -171,8 +173,7 @@ class DDIMScheduler(Scheduler):
         row = table.row_of(timestep)
         if row is None:
             table, row = self._table(timestep, eta, reclip), 0
-        result = self._apply(table, row, model_output, sample, generator, variance_noise)
-        return SchedulerOutput(*result) if return_dict else result
+        return self._apply(table, row, model_output, sample, generator, variance_noise, return_dict)
 
 
 def _check_eta(eta: float, direction_variance: Tensor, timesteps: Sequence[int]) -> None:

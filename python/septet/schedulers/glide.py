@@ -17,8 +17,9 @@ from torch import Tensor
 from septet.config import check_bool, check_choice
 from septet.ops import NoiseKind, StepRow
 from septet.random import Generators
-from septet.schedulers.base import Scheduler, SchedulerOutput
+from septet.schedulers.base import Scheduler
 from septet.schedulers.config import record_config
+from septet.schedulers.output import SchedulerOutput
 from septet.schedulers.table import StepTable, make_rows
 from septet.schedulers.timesteps import Respacing, respaced_timesteps
 
@@ -180,7 +181,8 @@ class GLIDEScheduler(Scheduler):
             variance_noise: ``[B, C, ...]`` noise to use instead.
 
         Returns:
-            The next sample and the estimate of the clean one.
+            The next sample and the estimate of the clean one (:class:`SchedulerOutput` computes
+            that when it is first read).
 
         Raises:
             ValueError: If the timestep is not among :attr:`timesteps`, or a tensor does not fit.
@@ -189,8 +191,7 @@ class GLIDEScheduler(Scheduler):
         row = table.row_of(int(timestep))
         if row is None:
             raise ValueError(f"timestep {int(timestep)} is not one of those that were set")
-        result = self._apply(table, row, model_output, sample, generator, variance_noise)
-        return SchedulerOutput(*result) if return_dict else result
+        return self._apply(table, row, model_output, sample, generator, variance_noise, return_dict)
 
 
 def _cumprods(betas: Tensor) -> tuple[Tensor, Tensor]:

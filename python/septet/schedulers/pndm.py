@@ -35,9 +35,10 @@ import torch
 from torch import Tensor
 
 from septet import ops
-from septet.ops import CURRENT_OUTPUT, NO_SLOT, UNUSED
-from septet.schedulers.base import Scheduler, SchedulerOutput
+from septet.ops import CURRENT_OUTPUT, NO_SLOT, UNUSED, StepRow
+from septet.schedulers.base import Scheduler
 from septet.schedulers.config import record_config
+from septet.schedulers.output import SchedulerOutput
 from septet.schedulers.table import StepTable, make_rows
 
 #: Slots 0 to 2 hold the last three model outputs in turn.
@@ -88,7 +89,9 @@ class _Evaluation:
 class PNDMScheduler(Scheduler):
     """Samples without noise, combining four outputs in every step.
 
-    The scheduler keeps earlier model outputs between steps; :meth:`set_timesteps` forgets them.
+    Between steps :meth:`step` keeps the last three or four model outputs and one sample: the
+    tensors themselves, as diffusers does, not copies. So do not write to them in place while a run
+    lasts. :meth:`set_timesteps` forgets them.
 
     Args:
         num_train_timesteps: Number of training steps T.
@@ -143,7 +146,7 @@ class PNDMScheduler(Scheduler):
             raise ValueError(
                 "prediction_type must be one of ('epsilon', 'v_prediction') for PNDM, got 'sample'"
             )
-        self._slots: Tensor | None = None
+        self._stored: list[Tensor] = []
         self.counter = 0
         self._set_up()
         if self._cumprod[-1] == 0:
@@ -164,6 +167,7 @@ class PNDMScheduler(Scheduler):
         """
         super().set_timesteps(num_inference_steps, device)
         self.counter = 0
+        self._stored = []
 
     def _choose_timesteps(self, num_inference_steps: int) -> list[int] | list[float]:
         stride = self.config.num_train_timesteps // num_inference_steps
@@ -315,9 +319,20 @@ class PNDMScheduler(Scheduler):
         if counter >= len(table) or table.timesteps[counter] != timestep:
             table, row = self._table([self._evaluation(counter, timestep)]), 0
         if counter == 0:
-            self._slots = table.new_slots(sample)
+            self._stored = [sample] * table.num_slots  # of which none is read before it is replaced
         if model_output.dtype != sample.dtype:
             model_output = model_output.to(sample.dtype)
-        prev_sample = ops.step(sample, model_output, table.on(sample), row, slots=self._slots)
+        if model_output.stride() != sample.stride():
+            # once, and not again in every step that reads it
+            model_output = torch.empty_like(sample).copy_(model_output)
+        prev_sample = ops.step(sample, model_output, table.on(sample), row, stored=self._stored)
+        self._store(table.rows[row], sample, model_output)
         self.counter += 1
         return SchedulerOutput(prev_sample) if return_dict else (prev_sample,)
+
+    def _store(self, row: StepRow, sample: Tensor, model_output: Tensor) -> None:
+        """Keep what a row wants to be kept."""
+        if row.write_slot != NO_SLOT:
+            self._stored[row.write_slot] = model_output
+        if row.save_slot != NO_SLOT:
+            self._stored[row.save_slot] = sample

@@ -105,6 +105,10 @@ def _slots(g: torch.Generator, dtype: torch.dtype, shape: tuple[int, ...]) -> di
     return {"slots": _draw(g, (6, *shape), dtype)}
 
 
+def _stored(g: torch.Generator, dtype: torch.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"stored": [_draw(g, shape, dtype) for _ in range(6)]}
+
+
 def _learned(g: torch.Generator, dtype: torch.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
     output = _draw(g, _twice(shape), dtype)
     output[:, shape[1] :] = output[:, shape[1] :].abs()
@@ -213,6 +217,10 @@ CASES = [
     _case("plms_channels_last", PLMS, _slots, channels_last=True),
     _case("runge_kutta_first", RUNGE_KUTTA_FIRST, _slots),
     _case("runge_kutta_last", RUNGE_KUTTA_LAST, _slots),
+    _case("plms_stored", PLMS, _stored),
+    _case("plms_stored_channels_last", PLMS, _stored, channels_last=True),
+    _case("runge_kutta_first_stored", RUNGE_KUTTA_FIRST, _stored),
+    _case("runge_kutta_last_stored", RUNGE_KUTTA_LAST, _stored, shape=(2, 8, 21)),
     _case("glide", GLIDE, _glide),
     _case("glide_channels_last", GLIDE, _glide, channels_last=True),
     _case("latent_diffusion", DDIM, _guided, shape=(2, 4, 8, 8)),

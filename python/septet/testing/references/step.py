@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,7 @@ def step(
     philox_increment: int = 0,
     philox_threads: int = 0,
     slots: Tensor | None = None,
+    stored: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
     """Return ``(prev_sample, pred_original_sample)``; arguments as :func:`septet.ops.step`.
 
@@ -45,16 +48,15 @@ def step(
         m = u + r.guidance_scale * (m - u)
 
     y = x
+    kept = stored if slots is None else slots
     if r.base_slot != NO_SLOT:
-        assert slots is not None
-        y = slots[r.base_slot].to(acc).clone()  # the row may write this very slot
+        y = kept[r.base_slot].to(acc).clone()  # the row may write this very slot
     combined = torch.zeros_like(m)
     for slot, weight in zip(r.read_slots, r.weights, strict=True):
         if slot == CURRENT_OUTPUT:
             combined = combined + weight * m
         elif slot != UNUSED:
-            assert slots is not None
-            combined = combined + weight * slots[slot].to(acc)
+            combined = combined + weight * kept[slot].to(acc)
     if slots is not None:
         if r.save_slot != NO_SLOT:
             slots[r.save_slot] = x.detach().to(storage)
