@@ -82,6 +82,14 @@ __device__ __forceinline__ void load_noise(const StepArgs& args, std::int64_t ro
   load_flat<N>(static_cast<const T*>(args.noise) + first, values.z);
 }
 
+// Where a slot lies. The number is hidden from the compiler, which would otherwise keep the
+// addresses of all slots in registers throughout the loop, more than there are.
+template <class T>
+__device__ __forceinline__ T* slot_at(const StepArgs& args, int slot) {
+  asm volatile("" : "+r"(slot));
+  return static_cast<T*>(args.slots[slot]);
+}
+
 template <class T, int N>
 __global__ void __launch_bounds__(kBlock) step_kernel(const __grid_constant__ StepArgs args) {
   using A = accumulator_t<T>;
@@ -102,8 +110,7 @@ __global__ void __launch_bounds__(kBlock) step_kernel(const __grid_constant__ St
     SEPTET_UNROLL
     for (int term = 0; term <= kStepTerms; ++term) {
       const int slot = term < kStepTerms ? row.read_slots[term % kStepTerms] : row.base_slot;
-      if (slot >= 0)
-        load_flat<N>(static_cast<const T*>(args.slots[slot]) + first, values.terms[term]);
+      if (slot >= 0) load_flat<N>(slot_at<const T>(args, slot) + first, values.terms[term]);
     }
     if (flags.noise) load_noise(args, index, first, values);
     SEPTET_UNROLL
@@ -114,10 +121,8 @@ __global__ void __launch_bounds__(kBlock) step_kernel(const __grid_constant__ St
     }
     store_pack(static_cast<T*>(args.prev) + first, values.prev);
     if (flags.original) store_pack(static_cast<T*>(args.original) + first, values.original);
-    if (flags.save) store_pack(static_cast<T*>(args.slots[row.save_slot]) + first, values.saved);
-    if (flags.write) {
-      store_pack(static_cast<T*>(args.slots[row.write_slot]) + first, values.written);
-    }
+    if (flags.save) store_pack(slot_at<T>(args, row.save_slot) + first, values.saved);
+    if (flags.write) store_pack(slot_at<T>(args, row.write_slot) + first, values.written);
   }
 }
 

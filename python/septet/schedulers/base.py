@@ -13,7 +13,7 @@ from torch import Tensor
 from septet import ops
 from septet.config import FrozenConfig
 from septet.ops import StepRow
-from septet.random import Generators, randn_tensor
+from septet.random import Generators, PhiloxSeeds, check_generator, randn_tensor
 from septet.schedulers.betas import make_betas
 from septet.schedulers.config import (
     DEFAULTED,
@@ -199,7 +199,12 @@ class Scheduler(ABC):
     ) -> SchedulerOutput | tuple[Tensor, Tensor]:
         """Run one row, drawing noise if it needs some; return the next sample and x0."""
         adds_noise = table.adds_noise(row)
-        if noise is None and adds_noise:
+        philox = None
+        if noise is None and adds_noise and isinstance(generator, PhiloxSeeds):
+            # drawn inside the step, with the same bits
+            check_generator(generator, sample.shape[0], sample.device)
+            philox = generator.advance(sample[0].numel()).to(sample.device)
+        elif noise is None and adds_noise:
             noise = randn_tensor(sample.shape, generator, model_output.device, model_output.dtype)
         if model_output.dtype != sample.dtype:
             model_output = model_output.to(sample.dtype)
@@ -215,6 +220,7 @@ class Scheduler(ABC):
             row,
             pred_original_sample=both,
             noise=noise,
+            philox=philox,
             threshold=threshold,
         )
         if isinstance(result, tuple):
