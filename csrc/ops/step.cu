@@ -10,7 +10,10 @@
 namespace septet {
 namespace {
 
-constexpr int kBlock = 256;
+// Small blocks, of which three at least fit: up to 170 registers, where blocks of 256 threads would
+// leave room for one beyond 128.
+constexpr int kBlock = 128;
+constexpr int kResident = 3;
 
 // The operands of N neighbouring elements; `at` is the one that step_element works on.
 template <class T, int N>
@@ -82,16 +85,14 @@ __device__ __forceinline__ void load_noise(const StepArgs& args, std::int64_t ro
   load_flat<N>(static_cast<const T*>(args.noise) + first, values.z);
 }
 
-// Where a slot lies. The number is hidden from the compiler, which would otherwise keep the
-// addresses of all slots in registers throughout the loop, more than there are.
 template <class T>
 __device__ __forceinline__ T* slot_at(const StepArgs& args, int slot) {
-  asm volatile("" : "+r"(slot));
   return static_cast<T*>(args.slots[slot]);
 }
 
 template <class T, int N>
-__global__ void __launch_bounds__(kBlock) step_kernel(const __grid_constant__ StepArgs args) {
+__global__ void __launch_bounds__(kBlock, kResident)
+    step_kernel(const __grid_constant__ StepArgs args) {
   using A = accumulator_t<T>;
   const std::int64_t index = args.row + (args.counter != nullptr ? *args.counter : 0);
   const StepRow<A> row = device_row<T>(args, index);
@@ -145,7 +146,7 @@ bool packs_fit(const StepArgs& args, int n, std::size_t bytes) {
 template <class T, int N>
 void launch_packs(const StepArgs& args, int device, cudaStream_t stream) {
   const std::int64_t packs = args.layout.numel / N;
-  launch(step_kernel<T, N>, grid_size(packs, kBlock, 32 * multiprocessor_count(device)), kBlock, 0,
+  launch(step_kernel<T, N>, grid_size(packs, kBlock, 64 * multiprocessor_count(device)), kBlock, 0,
          stream, args);
 }
 
