@@ -32,7 +32,7 @@ class FakeClock:
         return call
 
 
-def test_functions_take_turns_of_an_untimed_and_a_timed_call():
+def test_functions_take_turns_of_an_untimed_and_a_timed_batch():
     clock = FakeClock()
     functions = {name: clock.function(name, 1.0) for name in "ABC"}
     interleave(functions, Plan(rounds=3, warmup_calls=2, warmup_seconds=0), clock)
@@ -40,20 +40,20 @@ def test_functions_take_turns_of_an_untimed_and_a_timed_call():
 
 
 def test_what_others_did_to_the_caches_does_not_count():
-    """The first call after another function's is slow, as with caches that it filled."""
+    """The first calls after another function's are slow, as with caches that it filled."""
     clock = FakeClock()
 
     def function(name, cold, warm):
         def call():
-            clock.now += warm if clock.log and clock.log[-1] == name else cold
+            clock.now += warm if set(clock.log[-2:]) == {name} else cold
             clock.log.append(name)
 
         return call
 
     functions = {"A": function("A", 9.0, 1.0), "B": function("B", 50.0, 2.0)}
-    timings = interleave(functions, Plan(rounds=3), clock)
-    assert timings["A"].values == (1.0,) * 3
-    assert timings["B"].values == (2.0,) * 3
+    timings = interleave(functions, Plan(rounds=3, warmup_calls=3, batch_seconds=4), clock)
+    assert timings["A"] == Timing((1.0,) * 3, calls_per_value=4)
+    assert timings["B"] == Timing((2.0,) * 3, calls_per_value=2)
 
 
 def test_it_reports_what_the_clock_says():
@@ -71,7 +71,7 @@ def test_quick_functions_run_in_batches():
     functions = {"quick": clock.function("quick", 0.25), "slow": clock.function("slow", 2.0)}
     plan = Plan(rounds=2, warmup_calls=1, warmup_seconds=0, batch_seconds=1.0)
     timings = interleave(functions, plan, clock)
-    one_round = ["quick"] * (1 + 4) + ["slow"] * (1 + 1)
+    one_round = ["quick"] * (4 + 4) + ["slow"] * (1 + 1)
     assert clock.log == ["quick", "slow", *one_round, *one_round]
     assert timings["quick"] == Timing((0.25, 0.25), calls_per_value=4)
     assert timings["slow"].calls_per_value == 1

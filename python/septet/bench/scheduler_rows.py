@@ -101,14 +101,15 @@ class _Stepper:
             self._arguments["variance_noise"] = tensors.noise
         if generator is not None:
             self._arguments["generator"] = generator()
+        # as a loop over them would, so that taking one out is not part of the step
+        self._timesteps = list(scheduler.timesteps)
         if spec.has_history:
             for position in range(spec.position):
                 self._step(position)
 
     def _step(self, position: int) -> Any:
         output, sample = self._tensors.output(position), self._tensors.sample
-        timestep = self._scheduler.timesteps[position]
-        return self._scheduler.step(output, timestep, sample, **self._arguments)
+        return self._scheduler.step(output, self._timesteps[position], sample, **self._arguments)
 
     def __call__(self) -> Any:
         if self._spec.has_history:

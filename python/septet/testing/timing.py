@@ -1,9 +1,10 @@
 """Times several implementations of the same thing against each other, in one process.
 
 The implementations take turns, A B C A B C ..., so that whatever else the machine does falls on
-all of them alike. A turn is one call that is not timed, then a timed batch of calls: each finds the
-caches as it leaves them itself, as in a sampling loop, and not as the others left them. The rule is
-the same for all. Figures are medians over the rounds.
+all of them alike. A turn is a batch of calls that are not timed, then one of as many that are: each
+finds the caches as it leaves them itself, as in a sampling loop, and not as the others left them. A
+victim cache needs about ten calls for that, not one. The rule is the same for all. Figures are
+medians over the rounds.
 """
 
 from __future__ import annotations
@@ -131,7 +132,8 @@ def interleave(
         rounds, spent = 0, 0.0
         while functions and _unfinished(plan, rounds, spent / len(functions)):
             for name, function in functions.items():
-                function()  # brings back into the caches what the others drove out
+                # brings back into the caches what the others drove out
+                _elapsed(function, calls[name], clock)
                 elapsed = _elapsed(function, calls[name], clock)
                 spent += elapsed
                 values[name].append(elapsed / calls[name])
