@@ -49,24 +49,26 @@ def empty_like(model: Tensor) -> Tensor:
         or torch.compiler.is_compiling()
     ):
         return torch.empty_like(model)
-    storage = _storage(num_bytes)
-    return torch.empty(0, dtype=model.dtype).set_(storage, 0, model.shape, model.stride())
-
-
-def _storage(num_bytes: int) -> torch.UntypedStorage:
     with _lock:
-        for index in range(len(_buffers)):
-            if _buffers[index].nbytes == num_bytes and _references(_buffers, index) == _FREE:
-                # the least recently used come first, and make room first
-                buffer = _buffers.pop(index)
-                break
-        else:
-            _make_room(num_bytes)
-            memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
-            start = -memory.ctypes.data % _ALIGNMENT
-            buffer = memory[start : start + num_bytes]
-        _buffers.append(buffer)
-        return torch.from_numpy(buffer).untyped_storage()
+        # the tensor must refer to the buffer before the lock is released
+        tensor = torch.frombuffer(_free_buffer(num_bytes), dtype=model.dtype)
+    return tensor.as_strided_(model.shape, model.stride())
+
+
+def _free_buffer(num_bytes: int) -> NDArray[np.uint8]:
+    """Return a buffer that nobody holds; the lock must be held."""
+    for index in range(len(_buffers)):
+        if _buffers[index].nbytes == num_bytes and _references(_buffers, index) == _FREE:
+            # the least recently used come first, and make room first
+            buffer = _buffers.pop(index)
+            break
+    else:
+        _make_room(num_bytes)
+        memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+        start = -memory.ctypes.data % _ALIGNMENT
+        buffer = memory[start : start + num_bytes]
+    _buffers.append(buffer)
+    return buffer
 
 
 def _make_room(num_bytes: int) -> None:
