@@ -38,13 +38,16 @@ class GroupNormAct(nn.GroupNorm):
         self._fused = _FUSED.get(name, "identity")
         self._act = activation(name) if name and name not in _FUSED else None
 
-    def forward(self, input: Tensor, scale_shift: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input: Tensor, scale_shift: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Normalise.
 
         Args:
             input: ``[B, C, ...]``.
             scale_shift: ``[B or 1, 2 * C]``: the first C columns are the scale s, the others the
                 shift t of ``y * (1 + s) + t``, applied after the affine parameters.
+            mask: ``[B, 1, ...]``, multiplies the result.
 
         Returns:
             A tensor like ``input``.
@@ -57,8 +60,12 @@ class GroupNormAct(nn.GroupNorm):
             self.eps,
             activation=self._fused,
             scale_shift=scale_shift,
+            mask=mask if self._act is None else None,
         )
-        return hidden if self._act is None else self._act(hidden)
+        if self._act is None:
+            return hidden
+        hidden = self._act(hidden)
+        return hidden if mask is None else hidden * mask
 
     def extra_repr(self) -> str:
         """Describe the module the way ``torch.nn.GroupNorm`` does, with the activation."""
