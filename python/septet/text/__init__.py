@@ -3,3 +3,6 @@
 from septet.text.byte_pair import GlideTokenizer
 
 __all__ = ["GlideTokenizer"]
+from septet.text.grad_tts_tokenizer import GradTTSTokenizer
+
+__all__ = ["GradTTSTokenizer"]
