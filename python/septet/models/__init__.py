@@ -13,6 +13,10 @@ from septet.models.glide import GlideSuperResolutionUNet, GlideTextToImageUNet
 from septet.models.glide_config import GlideSuperResolutionConfig, GlideTextToImageConfig
 from septet.models.ldm_bert import LDMBertModel, LDMBertOutput
 from septet.models.ldm_bert_config import LDMBertConfig
+from septet.models.grad_tts_config import GradTTSTextEncoderConfig, UNetGradTTSConfig
+from septet.models.grad_tts_text_encoder import GradTTSTextEncoder, GradTTSTextEncoderOutput
+from septet.models.grad_tts_unet import PreparedUNetGradTTS, UNetGradTTSModel
+from septet.models.hifigan import HiFiGANConfig, HiFiGANModel
 from septet.models.unet_2d import PreparedUNet2D, UNet2DModel, UNet2DOutput
 from septet.models.unet_2d_condition import (
     PreparedUNet2DCondition,
@@ -46,6 +50,14 @@ __all__ = [
     "PreparedDiffWave",
     "PreparedUNet2D",
     "PreparedUNet2DCondition",
+    "GradTTSTextEncoder",
+    "GradTTSTextEncoderConfig",
+    "GradTTSTextEncoderOutput",
+    "HiFiGANConfig",
+    "HiFiGANModel",
+    "ModelConfig",
+    "PreparedUNet2D",
+    "PreparedUNetGradTTS",
     "PretrainedModel",
     "UNet2DConditionConfig",
     "UNet2DConditionModel",
@@ -56,4 +68,6 @@ __all__ = [
     "VQConfig",
     "VQEncoderOutput",
     "VQModel",
+    "UNetGradTTSConfig",
+    "UNetGradTTSModel",
 ]

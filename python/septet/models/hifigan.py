@@ -29,7 +29,7 @@ class HiFiGANConfig(ModelConfig):
     """The generator's keys in the authors' configuration, with the values of V1.
 
     Attributes:
-        resblock: ``"1"``, pairs of a dilated and a plain convolution, or ``"2"``, dilated ones only.
+        resblock: ``"1"``, dilated and plain convolutions in pairs, or ``"2"``, dilated ones only.
         upsample_rates: Factors by which the stages lengthen; their product is the hop length.
         upsample_kernel_sizes: Kernels of the stages; each exceeds its factor by an even number.
         upsample_initial_channel: Channels before the first stage; every stage halves them.
@@ -62,8 +62,8 @@ class HiFiGANConfig(ModelConfig):
         check_int("upsample_initial_channel", self.upsample_initial_channel, 1, _MAX_CHANNELS)
         if self.upsample_initial_channel % (1 << stages):
             raise ValueError(
-                f"upsample_initial_channel must be a multiple of {1 << stages} for {stages} stages, "
-                f"got {self.upsample_initial_channel}"
+                f"upsample_initial_channel must be a multiple of {1 << stages}, one factor of 2 per "
+                f"stage, got {self.upsample_initial_channel}"
             )
         for key, kernel in each("resblock_kernel_sizes", self.resblock_kernel_sizes, 1, 16):
             check_int(key, kernel, 1, 255)

@@ -15,9 +15,9 @@ class LinearAttention(nn.Module):
     """All pixels share one context per head: ``out(W_q x^T context) + bias`` (Shen et al. 2021).
 
     With the softmax of the keys over the pixels, ``P = softmax(W_k x)``, the context of a head is
-    ``P (W_v x)^T``. That is ``(P x^T) W_v^T``, and everything after it is linear in x too: so values,
-    queries and output projection are multiplied with each other, not with every pixel. The layers
-    are those of the 1x1 convolutions of the published networks.
+    ``P (W_v x)^T``. That is ``(P x^T) W_v^T``, and everything after it is linear in x too. So
+    values, queries and output projection are multiplied with each other, not with every pixel.
+    The weights are those of the 1x1 convolutions in the published networks.
 
     Args:
         channels: Channels of input and output.
