@@ -21,6 +21,10 @@ if TYPE_CHECKING:
         UNet2DConditionModel,
         UNet2DModel,
         VQModel,
+        GradTTSTextEncoder,
+        HiFiGANModel,
+        UNet2DModel,
+        UNetGradTTSModel,
     )
     from septet.pipelines import (
         AudioPipelineOutput,
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
         DDPMPipeline,
         DiffusionPipeline,
         GLIDEPipeline,
+        GradTTSPipeline,
+        GradTTSPipelineOutput,
         ImagePipelineOutput,
         LatentDiffusionPipeline,
         LDMPipeline,
@@ -42,10 +48,12 @@ if TYPE_CHECKING:
         DDIMScheduler,
         DDPMScheduler,
         GLIDEScheduler,
+        GradTTSScheduler,
         PNDMScheduler,
         SchedulerOutput,
         StepTable,
     )
+    from septet.text import GradTTSTokenizer
 
 __version__ = "0.1.0"
 
@@ -65,6 +73,12 @@ _EXPORTS = {
     "GLIDEScheduler": "septet.schedulers",
     "GlideSuperResolutionUNet": "septet.models",
     "GlideTextToImageUNet": "septet.models",
+    "GradTTSPipeline": "septet.pipelines",
+    "GradTTSPipelineOutput": "septet.pipelines",
+    "GradTTSScheduler": "septet.schedulers",
+    "GradTTSTextEncoder": "septet.models",
+    "GradTTSTokenizer": "septet.text",
+    "HiFiGANModel": "septet.models",
     "ImagePipelineOutput": "septet.pipelines",
     "LDMBertModel": "septet.models",
     "LDMPipeline": "septet.pipelines",
@@ -80,6 +94,7 @@ _EXPORTS = {
     "UNet2DConditionModel": "septet.models",
     "UNet2DModel": "septet.models",
     "VQModel": "septet.models",
+    "UNetGradTTSModel": "septet.models",
     "randn_tensor": "septet.random",
     "use_backend": "septet.backend",
 }
@@ -100,6 +115,12 @@ __all__ = [
     "GLIDEScheduler",
     "GlideSuperResolutionUNet",
     "GlideTextToImageUNet",
+    "GradTTSPipeline",
+    "GradTTSPipelineOutput",
+    "GradTTSScheduler",
+    "GradTTSTextEncoder",
+    "GradTTSTokenizer",
+    "HiFiGANModel",
     "ImagePipelineOutput",
     "LDMBertModel",
     "LDMPipeline",
@@ -115,6 +136,7 @@ __all__ = [
     "UNet2DConditionModel",
     "UNet2DModel",
     "VQModel",
+    "UNetGradTTSModel",
     "randn_tensor",
     "use_backend",
 ]

@@ -30,6 +30,7 @@ MODEL_ALIASES = {
     "GlideTextToImageUNetModel": "GlideTextToImageUNet",
     "GLIDESuperResUNetModel": "GlideSuperResolutionUNet",
     "GlideSuperResUNetModel": "GlideSuperResolutionUNet",
+    "TextEncoder": "GradTTSTextEncoder",
 }
 SCHEDULER_ALIASES = {
     "GaussianDDPMScheduler": "DDPMScheduler",

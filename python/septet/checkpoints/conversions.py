@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from septet.checkpoints import grad_tts
 from septet.checkpoints.autoencoder import (
     autoencoder_keys,
     infer_kl,
@@ -89,6 +90,17 @@ CONVERSIONS = {
         keys=diffwave_keys, is_authors=is_authors_diffwave, infer=diffwave_config
     ),
     "GALRModel": Conversion(keys=galr_keys, is_authors=is_authors_diffwave, infer=galr_config),
+    "GradTTSTextEncoder": Conversion(
+        keys=grad_tts.text_encoder_keys,
+        is_authors=grad_tts.is_authors,
+        infer=grad_tts.text_encoder_config,
+    ),
+    "HiFiGANModel": Conversion(grad_tts.hifigan_config, grad_tts.hifigan_keys),
+    "UNetGradTTSModel": Conversion(
+        keys=grad_tts.decoder_keys,
+        is_authors=grad_tts.is_authors,
+        infer=grad_tts.decoder_config,
+    ),
 }
 
 

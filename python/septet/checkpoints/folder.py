@@ -34,6 +34,7 @@ PIPELINE_CLASSES = (
     "LDMTextToImagePipeline",
     "GLIDEPipeline",
     "BDDMPipeline",
+    "GradTTSPipeline",
 )
 MODEL_CLASSES = (
     "UNet2DModel",
@@ -45,6 +46,9 @@ MODEL_CLASSES = (
     "GlideSuperResolutionUNet",
     "DiffWaveModel",
     "GALRModel",
+    "GradTTSTextEncoder",
+    "HiFiGANModel",
+    "UNetGradTTSModel",
 )
 SCHEDULER_CLASSES = (
     "DDPMScheduler",
@@ -52,8 +56,12 @@ SCHEDULER_CLASSES = (
     "PNDMScheduler",
     "GLIDEScheduler",
     "BDDMScheduler",
+    "GradTTSScheduler",
 )
-TOKENIZER_CLASSES = ("GlideTokenizer",)
+TOKENIZER_CLASSES = (
+    "GlideTokenizer",
+    "GradTTSTokenizer",
+)
 #: Taken from the package transformers.
 TRANSFORMERS_CLASSES = (
     "BertTokenizer",

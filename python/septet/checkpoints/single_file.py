@@ -21,6 +21,8 @@ _MODEL = "model."
 _EMA = "model_ema."
 # Trained along by an option of the authors' that sampling never reads.
 _UNUSED = ("logvar",)
+# Where the trainings of CompVis and of HiFi-GAN keep the weights.
+_NETWORK_KEYS = ("model_state_dict", "state_dict", "generator")
 
 
 def read_single_file(path: Path, *, use_ema: bool = True) -> dict[str, Tensor]:
@@ -31,7 +33,7 @@ def read_single_file(path: Path, *, use_ema: bool = True) -> dict[str, Tensor]:
             ``[weights, optimizer, epoch, step, averaged weights]``; or PNDM's, the same without
             the last (its averaged weights are a file of their own); or what CompVis' trainings
             save, ``{"state_dict": weights, ...}``, where averaged weights lie under ``model_ema.``;
-            or BDDM's, ``{"model_state_dict": weights, ...}``.
+            or BDDM's, ``{"model_state_dict": weights, ...}``; or HiFi-GAN's, ``{"generator": weights}``.
         use_ema: Whether to take the averaged weights where the file has both.
 
     Returns:
@@ -68,10 +70,8 @@ def _averaged(tensors: Mapping[str, Tensor], use_ema: bool) -> dict[str, Tensor]
 def _weights_of(value: object, use_ema: bool, path: Path) -> object:
     """Return the weights out of the state of a training, and anything else as it is."""
     if isinstance(value, Mapping):
-        for name in ("state_dict", "model_state_dict"):
-            if isinstance(value.get(name), Mapping):
-                return value[name]
-        return value
+        nested = (value.get(key) for key in _NETWORK_KEYS)
+        return next((weights for weights in nested if isinstance(weights, Mapping)), value)
     if not isinstance(value, list | tuple):
         return value
     if len(value) not in (4, 5) or not isinstance(value[0], Mapping):

@@ -106,7 +106,8 @@ class _ChannelNorm(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         positions = hidden.transpose(1, 2)
         normed = F.layer_norm(positions, self.gamma.shape, self.gamma, self.beta, self.eps)
-        return normed.transpose(1, 2)
+        channel_first: Tensor = normed.transpose(1, 2)
+        return channel_first
 
 
 class _Prenet(nn.Module):
@@ -127,7 +128,8 @@ class _Prenet(nn.Module):
         hidden = sample
         for conv, norm in zip(self.conv_layers, self.norm_layers, strict=True):
             hidden = F.dropout(F.relu(norm(conv(hidden * mask))), _PRENET_DROPOUT, self.training)
-        return (sample + self.proj(hidden)) * mask
+        output: Tensor = (sample + self.proj(hidden)) * mask
+        return output
 
 
 class _RelativeAttention(nn.Module):

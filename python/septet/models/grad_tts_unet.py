@@ -93,6 +93,12 @@ class UNetGradTTSModel(PretrainedModel):
             self.ups.append(_level(2 * width, narrow, dim, up))
         self.final_block = _Block(dim, dim)
         self.final_conv = Conv2d(dim, 1, 1)
+        self._time_channels = [block.time_channels for block in self._resnets()]
+
+    @property
+    def frame_multiple(self) -> int:
+        """What the number of frames must be a multiple of."""
+        return self._settings.multiple
 
     def forward(
         self,
@@ -173,7 +179,7 @@ class UNetGradTTSModel(PretrainedModel):
                 f"sample must have the shape of mu, got {list(sample.shape)} and "
                 f"{list(condition[:, 0].shape)}"
             )
-        projections = iter(times.split([b.mlp[1].out_features for b in self._resnets()], dim=1))
+        projections = iter(torch.split(times, self._time_channels, dim=1))
         mu, speaker = condition[:, :1], condition[:, 1:]
         hidden = torch.cat([mu, sample[:, None] * masks[0], speaker], dim=1)
         # oneDNN and our kernels work pixel by pixel: no convolution has to reorder its input
@@ -189,7 +195,8 @@ class UNetGradTTSModel(PretrainedModel):
             hidden = torch.cat([hidden, state], dim=1)
             hidden, _ = _run_level(level, hidden, mask, projections)
         hidden = self.final_block(hidden * masks[0], masks[0])
-        return (self.final_conv(hidden) * masks[0])[:, 0]
+        score: Tensor = self.final_conv(hidden) * masks[0]
+        return score[:, 0]
 
     def _condition(
         self, mu: Tensor, mask: Tensor, speaker_ids: Tensor | None
@@ -260,6 +267,7 @@ class _ResnetBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, time_dim: int) -> None:
         super().__init__()
+        self.time_channels = out_channels
         self.mlp = nn.Sequential(nn.Mish(), nn.Linear(time_dim, out_channels))
         self.block1 = _Block(in_channels, out_channels)
         self.block2 = _Block(out_channels, out_channels)
@@ -275,8 +283,9 @@ class _ResnetBlock(nn.Module):
         hidden = torch.addcmul(hidden, time[:, :, None, None], mask)
         hidden = self.block2(hidden, mask)
         if self.res_conv is None:
-            return hidden + sample
-        output: Tensor = self.res_conv(sample, residual=hidden)
+            output: Tensor = hidden + sample
+        else:
+            output = self.res_conv(sample, residual=hidden)
         return output
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -62,8 +62,8 @@ class HiFiGANConfig(ModelConfig):
         check_int("upsample_initial_channel", self.upsample_initial_channel, 1, _MAX_CHANNELS)
         if self.upsample_initial_channel % (1 << stages):
             raise ValueError(
-                f"upsample_initial_channel must be a multiple of {1 << stages}, one factor of 2 per "
-                f"stage, got {self.upsample_initial_channel}"
+                f"upsample_initial_channel must be a multiple of {1 << stages}, to be halved by "
+                f"{stages} stages, got {self.upsample_initial_channel}"
             )
         for key, kernel in each("resblock_kernel_sizes", self.resblock_kernel_sizes, 1, 16):
             check_int(key, kernel, 1, 255)
@@ -162,7 +162,7 @@ class HiFiGANModel(PretrainedModel):
         """Go through the residual blocks of the stages."""
         per_stage = len(self.resblocks) // len(self.ups)
         for start in range(0, len(self.resblocks), per_stage):
-            yield list(cast("nn.ModuleList", self.resblocks[start : start + per_stage]))
+            yield list(self.resblocks[start : start + per_stage])
 
 
 class _PairBlock(nn.Module):

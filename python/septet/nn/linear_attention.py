@@ -43,11 +43,13 @@ class LinearAttention(nn.Module):
             ``sample M^T + b``, so that the caller can merge them with what it does next.
         """
         weights = self.to_qkv.weight.flatten(1)
-        query, key, value = (w.unflatten(0, (self.num_heads, -1)) for w in weights.chunk(3))
-        keys = key.flatten(0, 1) @ sample.transpose(1, 2)  # [B, H * D, N]
+        query, key, value = weights.chunk(3)  # [H * D, C] each
+        per_head = (self.num_heads, -1, weights.shape[1])
+        keys = key @ sample.transpose(1, 2)  # [B, H * D, N]
         means = keys.softmax(dim=-1) @ sample  # [B, H * D, C]
-        context = means.unflatten(1, (self.num_heads, -1)) @ value.transpose(1, 2)  # [B, H, D, D]
-        merged = context.transpose(2, 3) @ query  # [B, H, D, C]
+        means = means.reshape(-1, *query.reshape(per_head).shape)  # [B, H, D, C]
+        context = means @ value.reshape(per_head).transpose(1, 2)  # [B, H, D, D]
+        merged = context.transpose(2, 3) @ query.reshape(per_head)  # [B, H, D, C]
         matrix = self.to_out.weight.flatten(1) @ merged.flatten(1, 2)
         assert self.to_out.bias is not None
         return matrix, self.to_out.bias
@@ -69,8 +71,10 @@ class RezeroAttention(nn.Module):
         pixels = sample.permute(0, 2, 3, 1).flatten(1, 2)
         matrix, bias = self.fn.fn(pixels)
         gain = self.fn.g
-        hidden = torch.baddbmm(pixels, pixels, (gain * matrix).transpose(1, 2)) + gain * bias
-        return hidden.unflatten(1, sample.shape[2:]).permute(0, 3, 1, 2)
+        hidden: Tensor = (
+            torch.baddbmm(pixels, pixels, (gain * matrix).transpose(1, 2)) + gain * bias
+        )
+        return hidden.reshape(-1, *sample.shape[2:], sample.shape[1]).permute(0, 3, 1, 2)
 
 
 class _Rezero(nn.Module):

@@ -8,6 +8,7 @@ from septet.pipelines.ddpm import DDPMPipeline
 from septet.pipelines.glide import GLIDEPipeline
 from septet.pipelines.latent_diffusion import LatentDiffusionPipeline, LDMTextToImagePipeline
 from septet.pipelines.latent_unconditional import LDMPipeline
+from septet.pipelines.grad_tts import GradTTSPipeline, GradTTSPipelineOutput
 from septet.pipelines.output import ImagePipelineOutput
 from septet.pipelines.pndm import PNDMPipeline
 
@@ -18,6 +19,8 @@ __all__ = [
     "DDPMPipeline",
     "DiffusionPipeline",
     "GLIDEPipeline",
+    "GradTTSPipeline",
+    "GradTTSPipelineOutput",
     "ImagePipelineOutput",
     "LDMPipeline",
     "LDMTextToImagePipeline",

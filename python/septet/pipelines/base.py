@@ -309,9 +309,11 @@ def as_scheduler(scheduler: Any, wanted: type[Scheduler] | None = None) -> Sched
     if isinstance(scheduler, wanted or Scheduler):
         return scheduler
     name = type(scheduler).__name__
-    if name not in SCHEDULER_CLASSES or not hasattr(scheduler, "config"):
-        raise ValueError(f"scheduler must be one of {SCHEDULER_CLASSES}, got {name}")
-    made: Scheduler = (wanted or find_class(name)).from_config(scheduler.config)
+    found: Any = find_class(name) if name in SCHEDULER_CLASSES else object
+    if not issubclass(found, Scheduler) or not hasattr(scheduler, "config"):
+        known = [kind.__name__ for kind in Scheduler._classes]
+        raise ValueError(f"scheduler must be one of {known}, got {name}")
+    made: Scheduler = (wanted or found).from_config(scheduler.config)
     return made
 
 

@@ -1,6 +1,6 @@
 """The samplers: each is a configuration and a function that fills a table of coefficients."""
 
-from septet.schedulers.base import Scheduler, SchedulerOutput
+
 from septet.schedulers.bddm import BDDMScheduler
 from septet.schedulers.ddim import DDIMScheduler
 from septet.schedulers.ddpm import DDPMScheduler
@@ -11,6 +11,7 @@ from septet.schedulers.ddim import DDIMScheduler
 from septet.schedulers.ddpm import DDPMScheduler
 from septet.schedulers.glide import GLIDEScheduler
 from septet.schedulers.output import SchedulerOutput
+from septet.schedulers.grad_tts import GradTTSScheduler
 from septet.schedulers.pndm import PNDMScheduler
 from septet.schedulers.table import StepTable
 
@@ -21,6 +22,7 @@ __all__ = [
     "DDPMScheduler",
     "GLIDEScheduler",
     "NoiseSchedule",
+    "GradTTSScheduler",
     "PNDMScheduler",
     "Scheduler",
     "SchedulerOutput",

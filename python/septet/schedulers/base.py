@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from septet import ops
-from septet.config import FrozenConfig
 from septet.ops import StepRow
 from septet.random import Generators, PhiloxSeeds, check_generator, randn_tensor
 from septet.schedulers.betas import make_betas
-from septet.schedulers.config import (
-    DEFAULTED,
-    TABLE_DTYPES,
-    argument_names,
-    check_config,
-    explicit_entries,
-    saved_entries,
-)
+from septet.schedulers.config import TABLE_DTYPES, check_config
+from septet.schedulers.configured import ConfiguredScheduler
 from septet.schedulers.output import OriginalLater, SchedulerOutput, may_wait
 from septet.schedulers.table import StepTable
 from septet.schedulers.thresholding import DynamicThreshold
 from septet.schedulers.timesteps import check_num_inference_steps, spaced_timesteps
 
-if TYPE_CHECKING:
-    import os
 
-SchedulerT = TypeVar("SchedulerT", bound="Scheduler")
-
-CONFIG_NAME = "scheduler_config.json"
-
-
-class Scheduler(ABC):
+class Scheduler(ConfiguredScheduler):
     """A sampler: a configuration, and a function that fills a :class:`StepTable` from it.
 
     Subclasses keep the constructor arguments and the ``step`` signature of their diffusers
@@ -54,12 +38,10 @@ class Scheduler(ABC):
 
     order: ClassVar[int] = 1
     init_noise_sigma: ClassVar[float] = 1.0
-    config_name: ClassVar[str] = CONFIG_NAME
     _classes: ClassVar[list[type[Scheduler]]] = []
     #: Whether this sampler limits its estimate of the clean sample.
     _limits_x0: ClassVar[bool] = True
 
-    config: FrozenConfig
     timesteps: Tensor
     num_inference_steps: int | None
 
@@ -67,6 +49,10 @@ class Scheduler(ABC):
         """Let the configurations of a new scheduler class be understood by the others."""
         super().__init_subclass__(**kwargs)
         Scheduler._classes.append(cls)
+
+    @classmethod
+    def _family(cls) -> Sequence[type[ConfiguredScheduler]]:
+        return cls._classes
 
     def _set_up(self) -> None:
         """Check ``self.config`` and make the tables that follow from it."""
@@ -133,10 +119,6 @@ class Scheduler(ABC):
             self._tables.clear()
         self._timesteps, self.num_inference_steps = chosen
         self.timesteps = torch.tensor(self._timesteps, device=device)
-
-    @abstractmethod
-    def table(self) -> StepTable:
-        """Return the coefficients of all steps of the run that :meth:`set_timesteps` chose."""
 
     def _alpha_cumprod(self, timesteps: Sequence[int]) -> Tensor:
         """Return alphas_cumprod at some timesteps; before the first one, its final value.
@@ -261,77 +243,3 @@ class Scheduler(ABC):
         """Return the number of training steps."""
         steps: int = self.config.num_train_timesteps
         return steps
-
-    # -- configurations -------------------------------------------------------------------------
-
-    @property
-    def compatibles(self) -> list[type[Scheduler]]:
-        """The scheduler classes that can be made from this one's configuration."""
-        return list(self._classes)
-
-    @classmethod
-    def from_config(
-        cls: type[SchedulerT],
-        config: Mapping[str, Any] | Scheduler,
-        **overrides: Any,
-    ) -> SchedulerT:
-        """Make a scheduler from the configuration of any of them.
-
-        Args:
-            config: A configuration of septet or diffusers, a scheduler that has one, or the
-                content of a ``scheduler_config.json``. Keys that only another scheduler knows
-                are kept in :attr:`config`, so that converting back loses nothing.
-            **overrides: Constructor arguments that take precedence.
-
-        Raises:
-            ValueError: If a key belongs to no scheduler, or a value makes no sense.
-        """
-        entries = explicit_entries(config.config if isinstance(config, Scheduler) else config)
-        known = {name for other in cls._classes for name in argument_names(other)}
-        unknown = sorted(entries.keys() - known)
-        if unknown:
-            raise ValueError(f"unknown scheduler configuration key {unknown[0]!r}")
-        own = argument_names(cls)
-        scheduler = cls(**{k: v for k, v in entries.items() if k in own} | overrides)
-        carried = {k: v for k, v in entries.items() if k not in own}
-        scheduler.config = FrozenConfig(scheduler.config | carried)
-        return scheduler
-
-    @classmethod
-    def from_pretrained(
-        cls: type[SchedulerT],
-        folder: str | os.PathLike[str],
-        subfolder: str | None = None,
-        **overrides: Any,
-    ) -> SchedulerT:
-        """Read ``scheduler_config.json`` from a folder.
-
-        Args:
-            folder: The folder with the file.
-            subfolder: A folder in it to look in instead, such as "scheduler".
-            **overrides: Constructor arguments that take precedence over the file.
-
-        Raises:
-            CheckpointError: If the file is missing or damaged.
-            ValueError: See :meth:`from_config`.
-        """
-        from septet.checkpoints import read_json
-        from septet.checkpoints.paths import file_inside
-
-        return cls.from_config(
-            read_json(file_inside(Path(folder), subfolder, CONFIG_NAME)), **overrides
-        )
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``scheduler_config.json``, complete, into a folder (made if need be)."""
-        from septet.checkpoints import write_json
-
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        entries = {"_class_name": type(self).__name__, **saved_entries(self.config)}
-        write_json(path / CONFIG_NAME, entries)
-
-    def __repr__(self) -> str:
-        """Show the class and its configuration."""
-        entries = ", ".join(f"{k}={v!r}" for k, v in self.config.items() if k != DEFAULTED)
-        return f"{type(self).__name__}({entries})"
