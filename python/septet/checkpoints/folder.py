@@ -216,8 +216,14 @@ def _component(root: Path, name: str, entry: list[Any]) -> Component:
     if len(entry) != 2 or not all(isinstance(part, str) for part in entry):
         raise CheckpointError(f"{where} must be [library, class], got {brief(entry)}")
     library, class_name = entry
-    classes = (*MODEL_CLASSES, *SCHEDULER_CLASSES, *TOKENIZER_CLASSES, *TRANSFORMERS_CLASSES)
-    aliases = {**MODEL_ALIASES, **SCHEDULER_ALIASES, **TOKENIZER_ALIASES}
+    classes = (
+        *MODEL_CLASSES,
+        *SCHEDULER_CLASSES,
+        *TOKENIZER_CLASSES,
+        *TRANSFORMERS_CLASSES,
+        *PIPELINE_CLASSES,
+    )
+    aliases = {**MODEL_ALIASES, **SCHEDULER_ALIASES, **TOKENIZER_ALIASES, **PIPELINE_ALIASES}
     known = _known(class_name, classes, aliases, where)
     path = inside(root, name)
     try:

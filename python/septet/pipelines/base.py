@@ -66,7 +66,14 @@ class DiffusionPipeline:
         return {name: getattr(self, name) for name in self.component_names}
 
     def _modules(self) -> list[nn.Module]:
-        return [part for part in self.components.values() if isinstance(part, nn.Module)]
+        """List the networks, also those of a component that is a pipeline."""
+        modules: list[nn.Module] = []
+        for part in self.components.values():
+            if isinstance(part, DiffusionPipeline):
+                modules += part._modules()
+            elif isinstance(part, nn.Module):
+                modules.append(part)
+        return modules
 
     @property
     def device(self) -> torch.device:

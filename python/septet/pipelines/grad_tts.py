@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
@@ -14,7 +14,7 @@ from septet.models import GradTTSTextEncoder, UNetGradTTSModel
 from septet.pipelines.base import DiffusionPipeline, PipelineCallback, loop_tensors
 from septet.pipelines.grad_tts_alignment import align
 from septet.pipelines.loading import check_names, dtype_by_component
-from septet.pipelines.vocoding import check_vocoder, vocode
+from septet.pipelines.vocoding import check_vocoder, sampling_rate, vocode
 from septet.random import Generators, PhiloxSeeds, check_generator, randn_tensor
 from septet.sampling import SamplingLoop
 from septet.schedulers import GradTTSScheduler
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PipelineT = TypeVar("PipelineT", bound="GradTTSPipeline")
 
-OUTPUT_TYPES = ("np", "pt")
+OUTPUT_TYPES = ("pt", "np")
 NOISE_LAYOUTS = ("original", "contiguous")
 #: What the authors' notebook and diffusers used for the 247 speakers of Libri-TTS.
 _USUAL_SPEAKER = 15
@@ -38,7 +38,7 @@ _USUAL_SPEAKER = 15
 class GradTTSPipelineOutput:
     """The speech of one call; ``output[0]`` and ``output["mel_spectrograms"]`` work too.
 
-    Arrays are float32 on the host for output type "np", else tensors on the pipeline's device.
+    Tensors on the pipeline's device for output type "pt", float32 arrays for "np".
 
     Attributes:
         mel_spectrograms: ``[B, num_mels, T]``, natural log of amplitude; zero after a text's end.
@@ -46,6 +46,7 @@ class GradTTSPipelineOutput:
         lengths: Frames of each text.
         alignments: ``[B, L, T]``, 1 where a symbol (blanks included) owns a frame.
         prior_means: ``[B, num_mels, T]``, the spectrogram that the text encoder alone suggests.
+        sampling_rate: Samples per second, None without a vocoder.
     """
 
     mel_spectrograms: Any
@@ -53,6 +54,7 @@ class GradTTSPipelineOutput:
     lengths: list[int]
     alignments: Any
     prior_means: Any
+    sampling_rate: int | None
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Return all entries in order."""
@@ -123,10 +125,6 @@ class GradTTSPipeline(DiffusionPipeline):
         self.tokenizer = tokenizer
         self.vocoder = vocoder
 
-    def _modules(self) -> list[nn.Module]:
-        nested = self.vocoder._modules() if isinstance(self.vocoder, DiffusionPipeline) else []
-        return [*super()._modules(), *nested]
-
     @torch.no_grad()
     def __call__(
         self,
@@ -138,7 +136,7 @@ class GradTTSPipeline(DiffusionPipeline):
         stochastic: bool = False,
         generator: Generators = None,
         noise_layout: str = "original",
-        output_type: str = "np",
+        output_type: str = "pt",
         return_dict: bool = True,
         vocoder_options: Mapping[str, Any] | None = None,
         callback_on_step_end: PipelineCallback | None = None,
@@ -161,7 +159,7 @@ class GradTTSPipeline(DiffusionPipeline):
                 :class:`septet.PhiloxSeeds`; the vocoder goes on with it if it needs noise.
             noise_layout: Order in which the first noise is drawn: "original" is that of the
                 authors' code, frame by frame; "contiguous" that of diffusers 0.1, bin by bin.
-            output_type: "np" or "pt", see :class:`GradTTSPipelineOutput`.
+            output_type: "pt" or "np", see :class:`GradTTSPipelineOutput`.
             return_dict: Whether to return an object instead of a tuple of its entries.
             vocoder_options: Arguments for a vocoder that is a pipeline.
             callback_on_step_end: See :meth:`DDPMPipeline.__call__`.
@@ -209,13 +207,14 @@ class GradTTSPipeline(DiffusionPipeline):
         sample = loop(prepared, sample, mu=mu, mask=alignment.mask)
         longest = max(alignment.lengths)
         mel = sample[:, :, :longest]
-        mels = [mel[i : i + 1, :, :length] for i, length in enumerate(alignment.lengths)]
+        mels = [one[:, :length] for one, length in zip(mel, alignment.lengths, strict=True)]
         output = GradTTSPipelineOutput(
             mel,
             vocode(self.vocoder, mels, generator, vocoder_options),
             alignment.lengths,
             alignment.path[:, :, :longest],
             mu[:, :, :longest],
+            sampling_rate(self.vocoder),
         )
         if output_type == "np":
             output = _on_host(output)
@@ -325,10 +324,10 @@ def _first_noise(mu: Tensor, generator: Generators, layout: str) -> Tensor:
 def _on_host(output: GradTTSPipelineOutput) -> GradTTSPipelineOutput:
     """Turn tensors into float32 arrays."""
     audios = output.audios
-    return GradTTSPipelineOutput(
-        output.mel_spectrograms.float().cpu().numpy(),
-        None if audios is None else [audio.float().cpu().numpy() for audio in audios],
-        output.lengths,
-        output.alignments.float().cpu().numpy(),
-        output.prior_means.float().cpu().numpy(),
+    return replace(
+        output,
+        mel_spectrograms=output.mel_spectrograms.float().cpu().numpy(),
+        audios=None if audios is None else [audio.float().cpu().numpy() for audio in audios],
+        alignments=output.alignments.float().cpu().numpy(),
+        prior_means=output.prior_means.float().cpu().numpy(),
     )

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any, Union
 import torch
 
 from septet.checkpoints import CheckpointFolder, Component, file_inside, read_json
-from septet.checkpoints.folder import SCHEDULER_CLASSES, TOKENIZER_CLASSES, TRANSFORMERS_CLASSES
+from septet.checkpoints.folder import (
+    PIPELINE_CLASSES,
+    SCHEDULER_CLASSES,
+    TOKENIZER_CLASSES,
+    TRANSFORMERS_CLASSES,
+)
 from septet.errors import CheckpointError
 from septet.models import UNet2DModel
 from septet.pipelines.registry import find_class
@@ -78,6 +83,11 @@ def load_component(folder: CheckpointFolder, entry: Component, **options: Any) -
         return _load_scheduler(component_class, folder, entry)
     if entry.class_name in TRANSFORMERS_CLASSES:
         return _load_transformers(component_class, entry, **options)
+    if entry.class_name in PIPELINE_CLASSES:
+        # A folder that names itself as its own component would never end.
+        if entry.path.resolve() == folder.path.resolve():
+            raise CheckpointError(f"{folder.path}: {entry.name!r} must be a folder of its own")
+        return component_class.from_pretrained(entry.path, **options)
     if entry.class_name in TOKENIZER_CLASSES:
         options = {}
     return component_class.from_pretrained(folder.path, subfolder=entry.subfolder, **options)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from septet.models import HiFiGANModel
 from septet.pipelines.base import DiffusionPipeline
-from septet.random import Generators, PhiloxSeeds
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from septet.random import Generators
 
 
 def check_vocoder(vocoder: Any, num_mels: int) -> None:
@@ -26,16 +27,27 @@ def check_vocoder(vocoder: Any, num_mels: int) -> None:
     if vocoder is None:
         return
     if isinstance(vocoder, HiFiGANModel):
-        bins = vocoder.config.num_mels
+        parts = [vocoder]
     elif isinstance(vocoder, DiffusionPipeline):
-        configs = [getattr(part, "config", {}) for part in vocoder.components.values()]
-        bins = next((c["num_mels"] for c in configs if "num_mels" in c), num_mels)
+        parts = list(vocoder.components.values())
     else:
         raise ValueError(
             f"vocoder must be a HiFiGANModel or a BDDMPipeline, got {type(vocoder).__name__}"
         )
-    if bins != num_mels:
-        raise ValueError(f"vocoder must take spectrograms of {num_mels} mel bins, but takes {bins}")
+    for part in parts:
+        bins = getattr(part, "config", {}).get("num_mels", num_mels)
+        if bins != num_mels:
+            raise ValueError(
+                f"vocoder must take spectrograms of {num_mels} mel bins, but takes {bins}"
+            )
+
+
+def sampling_rate(vocoder: Any) -> int | None:
+    """Return the samples per second of what a vocoder makes, None without a vocoder."""
+    if isinstance(vocoder, HiFiGANModel):
+        rate: int = vocoder.config.sampling_rate
+        return rate
+    return getattr(vocoder, "sampling_rate", None)
 
 
 def vocode(
@@ -44,11 +56,11 @@ def vocode(
     generator: Generators,
     options: Mapping[str, Any] | None,
 ) -> list[Tensor] | None:
-    """Make waveforms, one spectrogram at a time: beside padding they would sound different.
+    """Make a waveform of every spectrogram, each as if it were alone.
 
     Args:
         vocoder: See :func:`check_vocoder`.
-        mels: ``[1, num_mels, T]`` each.
+        mels: ``[num_mels, T]`` each.
         generator: Where a vocoder's noise comes from.
         options: Further arguments for a vocoder that is a pipeline.
 
@@ -58,18 +70,9 @@ def vocode(
     if vocoder is None:
         return None
     if isinstance(vocoder, HiFiGANModel):
-        return [vocoder(mel.to(vocoder.dtype))[0] for mel in mels]
-    audios = []
-    offset = None
-    for index, mel in enumerate(mels):
-        own = generator
-        if isinstance(generator, PhiloxSeeds):
-            own = PhiloxSeeds([generator.seeds[index]], generator.offset)
-        elif isinstance(generator, Sequence):
-            own = generator[index]
-        result = vocoder(mel, generator=own, output_type="pt", **(options or {}))
-        audios.append(result.audios.reshape(-1))
-        offset = max(offset or 0, own.offset) if isinstance(own, PhiloxSeeds) else None
-    if offset is not None and isinstance(generator, PhiloxSeeds):
-        generator.offset = offset
-    return audios
+        return [vocoder(mel[None].to(vocoder.dtype))[0] for mel in mels]
+    output = vocoder(list(mels), generator=generator, output_type="pt", **(options or {}))
+    return [
+        audio.reshape(-1)[:length]
+        for audio, length in zip(output.audios, output.lengths, strict=True)
+    ]

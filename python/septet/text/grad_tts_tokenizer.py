@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from septet.checkpoints.files import read_json, write_atomically, write_json
 from septet.checkpoints.paths import file_inside, is_file
 from septet.config import FrozenConfig, check_bool
+from septet.errors import CheckpointError
 from septet.text.cleaners import clean_english
 from septet.text.pronunciation import cmudict, read_pronunciations
 from septet.text.symbols import BLANK_ID, SPACE_ID, SYMBOLS, phoneme_ids, symbol_ids, with_blanks
@@ -128,7 +129,10 @@ class GradTTSTokenizer:
             options = {k: given[k] for k in ("strip_punctuation", "add_blank") if k in given}
         path = file_inside(root, subfolder, DICTIONARY_NAME)
         dictionary = read_pronunciations(path) if is_file(path) else None
-        return cls(dictionary=dictionary, **options)
+        try:
+            return cls(dictionary=dictionary, **options)
+        except ValueError as error:
+            raise CheckpointError(f"{config_path}: {error}") from error
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the options, and the dictionary unless it is CMUdict as it comes with septet."""

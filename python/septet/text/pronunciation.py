@@ -40,7 +40,8 @@ def parse_pronunciations(lines: Iterable[str]) -> dict[str, str]:
         if not ("A" <= line[:1] <= "Z" or line[:1] == "'"):
             continue
         word, gap, phonemes = line.partition("  ")
-        word = _ALTERNATIVE.sub("", word)
+        if word.endswith(")"):
+            word = _ALTERNATIVE.sub("", word)
         # a third column, if there were one, would not count
         phonemes = phonemes.partition("  ")[0].strip()
         if gap and word not in found and _PHONEMES.issuperset(phonemes.split(" ")):
