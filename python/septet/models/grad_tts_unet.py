@@ -82,7 +82,7 @@ class UNetGradTTSModel(PretrainedModel):
         for level, width in enumerate(widths):
             narrow = widths[level - 1] if level else 2 + has_speakers
             is_last = level == len(widths) - 1
-            down = _Resample(nn.Conv2d(width, width, 3, stride=2, padding=1))
+            down = _Resample(Conv2d(width, width, 3, stride=2, padding=1))
             self.downs.append(_level(narrow, width, dim, nn.Identity() if is_last else down))
         self.mid_block1 = _ResnetBlock(widths[-1], widths[-1], dim)
         self.mid_attn = RezeroAttention(LinearAttention(widths[-1]))
