@@ -53,6 +53,8 @@ def test_prepared_decoder(oracle):
     for row, time in enumerate((0.9, 0.25)):
         expected = estimate(decoder, tensors, t=torch.tensor(time))
         assert relative_error(prepared(sample, row), expected) <= 1e-6
+        assert torch.equal(prepared(sample, torch.tensor(row)), prepared(sample, row))
+    assert len(prepared) == 2
 
 
 @pytest.mark.parametrize("name", ["grad_tts_ljspeech", "grad_tts_libritts"])

@@ -38,12 +38,17 @@ class PreparedUNetGradTTS:
     condition: Tensor
     masks: tuple[Tensor, ...]
 
-    def __call__(self, sample: Tensor, row: int) -> Tensor:
+    def __len__(self) -> int:
+        """Return the number of times prepared."""
+        return self.times.shape[0]
+
+    def __call__(self, sample: Tensor, row: int | Tensor) -> Tensor:
         """Estimate the score at one of the prepared times.
 
         Args:
             sample: ``[B, n_feats, T]``.
-            row: Index of the step.
+            row: Index of the step. A tensor with one integer, on the network's device, is read
+                there without a host synchronisation.
 
         Returns:
             ``[B, n_feats, T]``.
@@ -51,7 +56,11 @@ class PreparedUNetGradTTS:
         Raises:
             ValueError: If the shape of ``sample`` is not that of the prior mean.
         """
-        return self.model.denoise(sample, self.times[row], self.condition, self.masks)
+        if isinstance(row, Tensor):
+            times = self.times.index_select(0, row.reshape(1)).squeeze(0)
+        else:
+            times = self.times[row]
+        return self.model.denoise(sample, times, self.condition, self.masks)
 
 
 class UNetGradTTSModel(PretrainedModel):
