@@ -34,6 +34,8 @@ class Training(Generic[NetworkT]):
         learning_rate: Its peak.
         warmup_steps: How many steps the learning rate takes to rise to it.
         ema_decay: How much of the average a step keeps.
+        ema_restart: From this step on the average begins anew, because parts of the model that
+            did not learn before do so now.
         step: Steps taken so far.
     """
 
@@ -44,6 +46,7 @@ class Training(Generic[NetworkT]):
     learning_rate: float
     warmup_steps: int = 500
     ema_decay: float = 0.999
+    ema_restart: int = 0
     step: int = 0
 
     @classmethod
@@ -101,7 +104,8 @@ class Training(Generic[NetworkT]):
         self.optimizer.step()
         self.step += 1
         # The average forgets faster at first, when the weights are still poor.
-        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
+        averaged = self.step - (self.ema_restart if self.step > self.ema_restart else 0)
+        decay = min(self.ema_decay, (1 + averaged) / (10 + averaged))
         for mean, weight in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
             mean.lerp_(weight.detach(), 1 - decay)
 

@@ -214,6 +214,7 @@ def main() -> None:
     )
     torch.manual_seed(arguments.seed)
     training = Training.start(Networks(), learning_rate=LEARNING_RATE, seed=arguments.seed)
+    training.ema_restart = DECODER_FROM
     if arguments.resume:
         training.load(arguments.checkpoint)
         torch.manual_seed(arguments.seed + training.step)  # for dropout
