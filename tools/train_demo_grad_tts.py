@@ -207,7 +207,7 @@ def main() -> None:
     """Run the command line."""
     arguments = command_line(
         __doc__.partition("\n")[0],
-        steps=20_000,
+        steps=6_000,
         work=ROOT / "build/training/grad_tts",
         output=ROOT / "build/training/grad_tts/export",
         data=OUTPUT,
