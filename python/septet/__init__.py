@@ -17,14 +17,13 @@ if TYPE_CHECKING:
         DiffWaveModel,
         GlideSuperResolutionUNet,
         GlideTextToImageUNet,
+        GradTTSTextEncoder,
+        HiFiGANModel,
         LDMBertModel,
         UNet2DConditionModel,
         UNet2DModel,
-        VQModel,
-        GradTTSTextEncoder,
-        HiFiGANModel,
-        UNet2DModel,
         UNetGradTTSModel,
+        VQModel,
     )
     from septet.pipelines import (
         AudioPipelineOutput,
@@ -135,8 +134,8 @@ __all__ = [
     "StepTable",
     "UNet2DConditionModel",
     "UNet2DModel",
-    "VQModel",
     "UNetGradTTSModel",
+    "VQModel",
     "randn_tensor",
     "use_backend",
 ]

@@ -17,6 +17,8 @@ from septet.models.grad_tts_config import GradTTSTextEncoderConfig, UNetGradTTSC
 from septet.models.grad_tts_text_encoder import GradTTSTextEncoder, GradTTSTextEncoderOutput
 from septet.models.grad_tts_unet import PreparedUNetGradTTS, UNetGradTTSModel
 from septet.models.hifigan import HiFiGANConfig, HiFiGANModel
+from septet.models.ldm_bert import LDMBertModel, LDMBertOutput
+from septet.models.ldm_bert_config import LDMBertConfig
 from septet.models.unet_2d import PreparedUNet2D, UNet2DModel, UNet2DOutput
 from septet.models.unet_2d_condition import (
     PreparedUNet2DCondition,
@@ -43,6 +45,11 @@ __all__ = [
     "GlideSuperResolutionUNet",
     "GlideTextToImageConfig",
     "GlideTextToImageUNet",
+    "GradTTSTextEncoder",
+    "GradTTSTextEncoderConfig",
+    "GradTTSTextEncoderOutput",
+    "HiFiGANConfig",
+    "HiFiGANModel",
     "LDMBertConfig",
     "LDMBertModel",
     "LDMBertOutput",
@@ -50,13 +57,6 @@ __all__ = [
     "PreparedDiffWave",
     "PreparedUNet2D",
     "PreparedUNet2DCondition",
-    "GradTTSTextEncoder",
-    "GradTTSTextEncoderConfig",
-    "GradTTSTextEncoderOutput",
-    "HiFiGANConfig",
-    "HiFiGANModel",
-    "ModelConfig",
-    "PreparedUNet2D",
     "PreparedUNetGradTTS",
     "PretrainedModel",
     "UNet2DConditionConfig",
@@ -65,9 +65,9 @@ __all__ = [
     "UNet2DConfig",
     "UNet2DModel",
     "UNet2DOutput",
+    "UNetGradTTSConfig",
+    "UNetGradTTSModel",
     "VQConfig",
     "VQEncoderOutput",
     "VQModel",
-    "UNetGradTTSConfig",
-    "UNetGradTTSModel",
 ]

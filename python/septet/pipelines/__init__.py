@@ -6,9 +6,9 @@ from septet.pipelines.bddm import BDDMPipeline
 from septet.pipelines.ddim import DDIMPipeline
 from septet.pipelines.ddpm import DDPMPipeline
 from septet.pipelines.glide import GLIDEPipeline
+from septet.pipelines.grad_tts import GradTTSPipeline, GradTTSPipelineOutput
 from septet.pipelines.latent_diffusion import LatentDiffusionPipeline, LDMTextToImagePipeline
 from septet.pipelines.latent_unconditional import LDMPipeline
-from septet.pipelines.grad_tts import GradTTSPipeline, GradTTSPipelineOutput
 from septet.pipelines.output import ImagePipelineOutput
 from septet.pipelines.pndm import PNDMPipeline
 
