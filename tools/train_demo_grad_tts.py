@@ -194,10 +194,10 @@ def export(networks: Networks, folder: Path) -> None:
     (folder / "scheduler").mkdir(exist_ok=True)
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER_CONFIG)
     components = {
-        "text_encoder": ("septet", "GradTTSTextEncoder"),
-        "unet": ("diffusers", "UNetGradTTSModel"),
-        "tokenizer": ("septet", "GradTTSTokenizer"),
-        "scheduler": ("diffusers", "GradTTSScheduler"),
+        "text_encoder": "GradTTSTextEncoder",
+        "unet": "UNetGradTTSModel",
+        "tokenizer": "GradTTSTokenizer",
+        "scheduler": "GradTTSScheduler",
         "vocoder": None,
     }
     write_index(folder, "GradTTSPipeline", components)

@@ -11,8 +11,6 @@ from septet.models.galr import GALRConfig, GALRModel
 from septet.models.gaussian import DiagonalGaussianDistribution
 from septet.models.glide import GlideSuperResolutionUNet, GlideTextToImageUNet
 from septet.models.glide_config import GlideSuperResolutionConfig, GlideTextToImageConfig
-from septet.models.ldm_bert import LDMBertModel, LDMBertOutput
-from septet.models.ldm_bert_config import LDMBertConfig
 from septet.models.grad_tts_config import GradTTSTextEncoderConfig, UNetGradTTSConfig
 from septet.models.grad_tts_text_encoder import GradTTSTextEncoder, GradTTSTextEncoderOutput
 from septet.models.grad_tts_unet import PreparedUNetGradTTS, UNetGradTTSModel
