@@ -33,7 +33,8 @@ def read_single_file(path: Path, *, use_ema: bool = True) -> dict[str, Tensor]:
             ``[weights, optimizer, epoch, step, averaged weights]``; or PNDM's, the same without
             the last (its averaged weights are a file of their own); or what CompVis' trainings
             save, ``{"state_dict": weights, ...}``, where averaged weights lie under ``model_ema.``;
-            or BDDM's, ``{"model_state_dict": weights, ...}``; or HiFi-GAN's, ``{"generator": weights}``.
+            or BDDM's, ``{"model_state_dict": weights, ...}``; or HiFi-GAN's,
+            ``{"generator": weights}``.
         use_ema: Whether to take the averaged weights where the file has both.
 
     Returns:

@@ -19,15 +19,17 @@ from torch import Tensor
 from septet.config import check_choice
 from septet.ops import NoiseKind, StepRow
 from septet.random import Generators
-from septet.schedulers.base import Scheduler, SchedulerOutput
+from septet.schedulers.base import Scheduler
 from septet.schedulers.betas import make_betas
 from septet.schedulers.config import DEFAULTED, record_config
+from septet.schedulers.configured import ConfiguredScheduler
 from septet.schedulers.noise_schedule import (
     PUBLISHED_SCHEDULES,
     NoiseSchedule,
     as_floats,
     signal_factors,
 )
+from septet.schedulers.output import SchedulerOutput
 from septet.schedulers.table import StepTable, make_rows
 from septet.schedulers.timesteps import check_num_inference_steps
 
@@ -92,7 +94,7 @@ class BDDMScheduler(Scheduler):
 
     @classmethod
     def from_config(
-        cls: type[BDDMT], config: Mapping[str, Any] | Scheduler, **overrides: Any
+        cls: type[BDDMT], config: Mapping[str, Any] | ConfiguredScheduler, **overrides: Any
     ) -> BDDMT:
         """Make a scheduler from the configuration of any of them.
 
@@ -107,7 +109,7 @@ class BDDMScheduler(Scheduler):
         Raises:
             ValueError: The same.
         """
-        given = config.config if isinstance(config, Scheduler) else config
+        given = config.config if isinstance(config, ConfiguredScheduler) else config
         entries = {key: value for key, value in given.items() if key != "schedule"}
         if "schedule" in given:
             if "schedule" not in given.get(DEFAULTED, ()):
@@ -283,8 +285,7 @@ class BDDMScheduler(Scheduler):
         row = table.row_of(float(timestep))
         if row is None:
             raise ValueError(f"timestep {float(timestep)} is not one of those that were set")
-        result = self._apply(table, row, model_output, sample, generator, variance_noise)
-        return SchedulerOutput(*result) if return_dict else result
+        return self._apply(table, row, model_output, sample, generator, variance_noise, return_dict)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from septet import ops
 from septet.config import check_bool, check_int, check_number
 from septet.ops import NoiseKind
 from septet.random import Generators, randn_tensor
-from septet.schedulers.base import SchedulerOutput
 from septet.schedulers.config import record_config
 from septet.schedulers.configured import ConfiguredScheduler
+from septet.schedulers.output import SchedulerOutput
 from septet.schedulers.table import StepTable, make_rows
 
 #: Keys in files of 2022 that mean nothing here.
