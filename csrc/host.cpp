@@ -9,6 +9,7 @@
 
 #include "functors/philox.h"
 #include "launch/isa.h"
+#include "ops/attention.h"
 #include "ops/mt19937.h"
 #include "ops/norm.h"
 #include "ops/step.h"
@@ -131,6 +132,22 @@ void group_norm_act(const py::array& input, int64_t num_groups, const OptionalAr
   normalise(args, kernels, [&](const auto& range) { range(int64_t{0}, norm_tasks(args)); });
 }
 
+void attention(const py::array& query, const py::array& key, const py::array& value,
+               const OptionalArray& bias, const OptionalArray& prefix_key,
+               const OptionalArray& prefix_value, double scale, const py::array& out) {
+  const char* op = "attention";
+  const NumpyView views[] = {{query, op, "query"},           {key, op, "key"},
+                             {value, op, "value"},           {bias, op, "bias"},
+                             {prefix_key, op, "prefix_key"}, {prefix_value, op, "prefix_value"},
+                             {out, op, "out", true}};
+  const AttentionTensors tensors{views[0].view, views[1].view, views[2].view, views[3].view,
+                                 views[4].view, views[5].view, views[6].view, scale};
+  const AttentionArgs args = plan_attention(tensors);
+  const AttentionRange range = SEPTET_CALL_ISA(attention_range, tensors.query.dtype);
+  const py::gil_scoped_release release;
+  range(args, 0, attention_tasks(args));
+}
+
 void threshold_quantile(const py::array& sample, const py::array& model_output,
                         const py::array& table, int64_t row, const OptionalArray& uncond_output,
                         double ratio, double maximum, const py::array& out) {
@@ -217,6 +234,9 @@ PYBIND11_MODULE(_host, m, py::mod_gil_not_used()) {
         py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("activation"),
         py::arg("scale_shift"), py::arg("mask"), py::arg("out"),
         "Normalise groups of channels of a numpy array; see septet.ops.group_norm_act.");
+  m.def("attention", &septet::attention, py::arg("query"), py::arg("key"), py::arg("value"),
+        py::arg("bias"), py::arg("prefix_key"), py::arg("prefix_value"), py::arg("scale"),
+        py::arg("out"), "Attend to the keys of numpy arrays; see septet.ops.attention.");
   m.def("threshold_quantile", &septet::threshold_quantile, py::arg("sample"),
         py::arg("model_output"), py::arg("table"), py::arg("row"), py::arg("uncond_output"),
         py::arg("ratio"), py::arg("maximum"), py::arg("out"),

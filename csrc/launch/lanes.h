@@ -180,13 +180,13 @@ HOST_DEVICE Lanes<double, N> exp2_bounded(Lanes<double, N> a) {
 }
 
 // maximum(a, b) = a > b ? a : b and minimum alike: b where one of them is NaN, as the instructions
-// have it.
+// have it. The masked forms, with all lanes chosen, spare gcc a warning about its own header.
 template <class T, int N>
 HOST_DEVICE Lanes<T, N> maximum(Lanes<T, N> a, Lanes<T, N> b) {
   using Native [[maybe_unused]] = typename Lanes<T, N>::native;
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4 && sizeof(Native) == 64) {
-    return (Native)_mm512_max_ps((__m512)a.v, (__m512)b.v);
+    return (Native)_mm512_maskz_max_ps(0xFFFF, (__m512)a.v, (__m512)b.v);
   }
 #endif
 #if defined(__AVX__)
@@ -203,7 +203,7 @@ HOST_DEVICE Lanes<T, N> minimum(Lanes<T, N> a, Lanes<T, N> b) {
   using Native [[maybe_unused]] = typename Lanes<T, N>::native;
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4 && sizeof(Native) == 64) {
-    return (Native)_mm512_min_ps((__m512)a.v, (__m512)b.v);
+    return (Native)_mm512_maskz_min_ps(0xFFFF, (__m512)a.v, (__m512)b.v);
   }
 #endif
 #if defined(__AVX__)

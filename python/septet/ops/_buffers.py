@@ -41,18 +41,33 @@ _FREE = _references([np.empty(1, np.uint8)], 0)
 
 def empty_like(model: Tensor) -> Tensor:
     """Return an uninitialised tensor of the shape, strides and dtype of a dense tensor."""
-    num_bytes = model.nbytes
-    if (
-        not _SMALLEST <= num_bytes <= _LARGEST
-        or type(model) is not Tensor
-        or model.device.type != "cpu"
-        or torch.compiler.is_compiling()
-    ):
+    if not _is_kept(model):
         return torch.empty_like(model)
+    return _reused(model).as_strided_(model.shape, model.stride())
+
+
+def empty_contiguous(model: Tensor) -> Tensor:
+    """Return an uninitialised contiguous tensor of the shape and dtype of any tensor."""
+    if not _is_kept(model):
+        return torch.empty_like(model, memory_format=torch.contiguous_format)
+    return _reused(model).view(model.shape)
+
+
+def _is_kept(model: Tensor) -> bool:
+    """Tell whether memory for a tensor of this kind and size is worth keeping."""
+    return (
+        _SMALLEST <= model.nbytes <= _LARGEST
+        and type(model) is Tensor
+        and model.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _reused(model: Tensor) -> Tensor:
+    """Return a flat tensor of as many elements in a buffer that nobody else holds."""
     with _lock:
         # the tensor must refer to the buffer before the lock is released
-        tensor = torch.frombuffer(_free_buffer(num_bytes), dtype=model.dtype)
-    return tensor.as_strided_(model.shape, model.stride())
+        return torch.frombuffer(_free_buffer(model.nbytes), dtype=model.dtype)
 
 
 def _free_buffer(num_bytes: int) -> NDArray[np.uint8]:

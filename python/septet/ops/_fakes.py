@@ -14,5 +14,12 @@ def _nothing(*arguments: Any) -> None:
     """Compute no shapes."""
 
 
-for _name in ("step", "philox_normal", "mt19937_normal", "group_norm_act", "threshold_quantile"):
+for _name in (
+    "attention",
+    "group_norm_act",
+    "mt19937_normal",
+    "philox_normal",
+    "step",
+    "threshold_quantile",
+):
     torch.library.register_fake(f"septet::{_name}", _nothing)
