@@ -77,21 +77,36 @@ inline unsigned grid_size(std::int64_t work_items, int block, std::int64_t max_b
   return static_cast<unsigned>(blocks < max_blocks ? blocks : max_blocks);
 }
 
-// Cached, because it is asked before every grid-stride launch. The emulated device is small, so
-// that the grid-stride loops take more than one turn in tests.
+#if !defined(SEPTET_EMULATED)
+// Cached, because it is asked before every launch of some kernels.
+template <cudaDeviceAttr kAttribute>
+int device_attribute(int device) {
+  static std::array<std::atomic<int>, 64> values{};
+  std::atomic<int>& cached = values.at(static_cast<std::size_t>(device));
+  int value = cached.load(std::memory_order_relaxed);
+  if (value == 0) {
+    check_cuda(cudaDeviceGetAttribute(&value, kAttribute, device), "device attribute");
+    cached.store(value, std::memory_order_relaxed);
+  }
+  return value;
+}
+#endif
+
+// The emulated device is small, so that the grid-stride loops take more than one turn in tests.
 inline int multiprocessor_count([[maybe_unused]] int device) {
 #if defined(SEPTET_EMULATED)
   return 4;
 #else
-  static std::array<std::atomic<int>, 64> counts{};
-  std::atomic<int>& cached = counts.at(static_cast<std::size_t>(device));
-  int count = cached.load(std::memory_order_relaxed);
-  if (count == 0) {
-    check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
-               "multiprocessor count");
-    cached.store(count, std::memory_order_relaxed);
-  }
-  return count;
+  return device_attribute<cudaDevAttrMultiProcessorCount>(device);
+#endif
+}
+
+// Whether the device has what launch/mma.cuh needs.
+inline bool has_async_tensor_cores([[maybe_unused]] int device) {
+#if defined(SEPTET_EMULATED)
+  return true;
+#else
+  return device_attribute<cudaDevAttrComputeCapabilityMajor>(device) >= 8;
 #endif
 }
 
@@ -166,13 +181,26 @@ __device__ __forceinline__ T block_sum(T value) {
 // Device: fast mathematics
 // ---------------------------------------------------------------------------------------------
 
-// Only for bit equality with the normals of torch, which come from curand's Box-Muller transform
-// and so from exactly these two functions. Everything else uses the polynomials of functors/.
+// fast_log and fast_sincos are only for bit equality with the normals of torch, which come from
+// curand's Box-Muller transform and so from exactly these two functions. Everything else, but for
+// what fast_exp2 says, uses the polynomials of functors/.
 __device__ __forceinline__ float fast_log(float x) {
 #if defined(SEPTET_EMULATED)
   return std::log(x);
 #else
   return logf(x);
+#endif
+}
+
+// 2^x by the unit for special functions, within 2 ulp: next to tensor cores, a polynomial would
+// take longer than the matrix products. 0 for -inf.
+__device__ __forceinline__ float fast_exp2(float x) {
+#if defined(SEPTET_EMULATED)
+  return std::exp2(x);
+#else
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
 #endif
 }
 

@@ -19,7 +19,7 @@ struct TokenView {
   const void* data = nullptr;
   int64_t sample = 0, token = 0, head = 0;
 
-  int64_t offset(int64_t b, int64_t h) const { return b * sample + h * head; }
+  HOST_DEVICE int64_t offset(int64_t b, int64_t h) const { return b * sample + h * head; }
 };
 
 struct AttentionArgs {

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "copies.h"
 #include "fiber.h"
 
 uint3 threadIdx;
@@ -63,6 +64,10 @@ const char* name(Rendezvous kind) {
       return "__shfl_xor_sync";
     case Rendezvous::kVote:
       return "a warp vote";
+    case Rendezvous::kMatrixMultiply:
+      return "mma";
+    case Rendezvous::kLoadMatrices:
+      return "ldmatrix";
   }
   return "?";
 }
@@ -124,14 +129,16 @@ struct Thread {
   Location where;
   unsigned participants = 0;  // set when the lanes of a warp meet
 
+  AsyncCopies copies;
+
   int lane() const { return static_cast<int>(rank % kWarpSize); }
 };
 
 // What the lanes of a warp sent in the exchange under way, and in the one that they met in last.
 // Two arrays, since a lane may send again before its neighbours have read.
 struct Warp {
-  std::uint64_t sent[kWarpSize];
-  std::uint64_t received[kWarpSize];
+  Message sent[kWarpSize];
+  Message received[kWarpSize];
 };
 
 class Emulator {
@@ -140,8 +147,8 @@ class Emulator {
 
   // Called on a fiber.
   void sync_threads(Location where) { wait(Rendezvous::kSyncThreads, 0, where); }
-  const Warp& meet_warp(Rendezvous kind, unsigned mask, std::uint64_t sent, Location where);
-  const Thread& current() const { return *current_; }
+  const Warp& meet_warp(Rendezvous kind, unsigned mask, const Message& sent, Location where);
+  Thread& current() const { return *current_; }
   void* dynamic_shared_memory() { return shared_.data(); }
   [[noreturn]] void run_threads_forever();
 
@@ -225,7 +232,10 @@ void Emulator::run_block(std::size_t threads, std::size_t shared_bytes, Order& o
   unsigned char* const guard = shared + shared_bytes;
   std::fill(shared, guard, kPoison);
   std::fill(guard, guard + kGuardBytes, kGuardByte);
-  for (std::size_t i = 0; i < threads; ++i) threads_[i]->state = State::kReady;
+  for (std::size_t i = 0; i < threads; ++i) {
+    threads_[i]->state = State::kReady;
+    threads_[i]->copies.forget();
+  }
 
   for (;;) {
     order.renew(thread_order_);
@@ -285,7 +295,7 @@ void Emulator::wait(Rendezvous kind, unsigned mask, Location where) {
   thread.context.switch_to(scheduler_);
 }
 
-const Warp& Emulator::meet_warp(Rendezvous kind, unsigned mask, std::uint64_t sent,
+const Warp& Emulator::meet_warp(Rendezvous kind, unsigned mask, const Message& sent,
                                 Location where) {
   const Thread& thread = *current_;
   if ((mask >> thread.lane() & 1u) == 0) {
@@ -418,17 +428,41 @@ int lane() {
 
 std::uint64_t exchange(Rendezvous kind, unsigned mask, std::uint64_t sent, int source_lane,
                        Location where) {
-  const Warp& warp = emulator.meet_warp(kind, mask, sent, where);
+  const Warp& warp = emulator.meet_warp(kind, mask, {sent}, where);
   const bool took_part = (emulator.current().participants >> source_lane & 1u) != 0;
-  return took_part ? warp.received[source_lane] : ~std::uint64_t{0};
+  return took_part ? warp.received[source_lane][0] : ~std::uint64_t{0};
+}
+
+const Message* gather(Rendezvous kind, const Message& sent, Location where) {
+  const Warp& warp = emulator.meet_warp(kind, ~0u, sent, where);
+  if (emulator.current().participants != ~0u) {
+    throw std::runtime_error(std::string("septet emulator: ") + name(kind) +
+                             " needs all 32 lanes of a warp, in block " + to_string(blockIdx) +
+                             ", thread " + std::to_string(emulator.current().rank));
+  }
+  return warp.received;
+}
+
+void copy_async(void* to, const void* from, std::size_t bytes) {
+  check_aligned(to, bytes);
+  check_aligned(from, bytes);
+  emulator.current().copies.add(to, from, bytes);
+}
+
+void commit_copies() {
+  emulator.current().copies.commit();
+}
+
+void wait_for_copies(int pending) {
+  emulator.current().copies.wait(pending);
 }
 
 unsigned vote(unsigned mask, bool predicate, Location where) {
-  const Warp& warp = emulator.meet_warp(Rendezvous::kVote, mask, predicate ? 1 : 0, where);
+  const Warp& warp = emulator.meet_warp(Rendezvous::kVote, mask, {predicate}, where);
   const unsigned participants = emulator.current().participants;
   unsigned votes = 0;
   for (int i = 0; i < kWarpSize; ++i) {
-    if ((participants >> i & 1u) != 0 && warp.received[i] != 0) votes |= 1u << i;
+    if ((participants >> i & 1u) != 0 && warp.received[i][0] != 0) votes |= 1u << i;
   }
   return votes;
 }

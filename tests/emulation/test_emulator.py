@@ -2,63 +2,25 @@
 
 from __future__ import annotations
 
-import ctypes
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-HERE = Path(__file__).parent
-CSRC = HERE.parents[1] / "csrc"
-WARNINGS = ["-Wall", "-Wextra"]
-GXX = [
-    *["g++", "-std=c++20", "-O2", *WARNINGS, "-Werror", "-fvisibility=hidden", "-fPIC"],
-    *["-DSEPTET_EMULATED", f"-I{CSRC}", f"-I{HERE / 'include'}"],
-]
-ORDERS = ["forward", "reverse", "shuffle:1", "shuffle:2"]
+from toys import CSRC, HERE, ORDERS, WARNINGS, Toys, compile_kernels, link_with_emulator
 
 needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not on PATH")
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
-
-
-class Toys:
-    """The kernels of toy_kernels.cu, as functions of numpy arrays and integers."""
-
-    def __init__(self, library: Path) -> None:
-        """Load a library compiled from toy_kernels.cu and emulator.cpp."""
-        self._library = ctypes.CDLL(str(library))
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        """Return the entry point `name`, which raises the message that it returns."""
-        function = self._library[name]
-        function.restype = ctypes.c_char_p
-
-        def call(*arguments: np.ndarray | int) -> None:
-            message = function(
-                *(
-                    a.ctypes.data_as(ctypes.c_void_p)
-                    if isinstance(a, np.ndarray)
-                    else ctypes.c_int64(a)
-                    for a in arguments
-                )
-            )
-            if message is not None:
-                raise RuntimeError(message.decode())
-
-        return call
 
 
 @pytest.fixture(scope="session")
 def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compile the kernels, which do not depend on how fibers are switched."""
     folder = tmp_path_factory.mktemp("emulator")
-    source = HERE / "toy_kernels.cu"
-    subprocess.run([*GXX, "-x", "c++", "-c", source, "-o", folder / "toys.o"], check=True)
+    compile_kernels(HERE / "toy_kernels.cu", folder / "toys.o")
     return folder
 
 
@@ -66,10 +28,8 @@ def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toys(request: pytest.FixtureRequest, build_folder: Path) -> Toys:
     """Link the kernels with the emulator, once for each way of switching between fibers."""
     library = build_folder / f"toys_{request.param}.so"
-    define = ["-DSEPTET_EMULATOR_UCONTEXT"] if request.param == "ucontext" else []
-    inputs = [HERE / "emulator.cpp", build_folder / "toys.o"]
-    subprocess.run([*GXX, *define, "-shared", *inputs, "-o", library], check=True)
-    return Toys(library)
+    options = ["-DSEPTET_EMULATOR_UCONTEXT"] if request.param == "ucontext" else []
+    return link_with_emulator(build_folder / "toys.o", library, *options)
 
 
 @pytest.fixture(params=ORDERS)

@@ -4,6 +4,7 @@
 // declarations is emulator.cpp; README.md says what it can and cannot show.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -52,6 +53,8 @@ enum class Rendezvous {
   kShuffleDown,
   kShuffleXor,
   kVote,
+  kMatrixMultiply,
+  kLoadMatrices,
 };
 
 // Runs `kernel` once for every thread of the grid and returns when all have ended. Throws what a
@@ -73,6 +76,18 @@ std::uint64_t exchange(Rendezvous kind, unsigned mask, std::uint64_t sent, int s
 
 // Waits likewise; bit i of the result says whether lane i took part and voted true.
 unsigned vote(unsigned mask, bool predicate, Location where);
+
+// What a lane sends to the others of its warp.
+using Message = std::array<std::uint64_t, 3>;
+
+// Waits for the whole warp. Returns what its 32 lanes have sent, to be read before the next wait;
+// throws if one of them has ended.
+const Message* gather(Rendezvous kind, const Message& sent, Location where);
+
+// The asynchronous copies of the calling thread; zeros are copied if `from` is null.
+void copy_async(void* to, const void* from, std::size_t bytes);
+void commit_copies();
+void wait_for_copies(int pending);
 
 int lane();
 
