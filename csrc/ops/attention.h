@@ -115,7 +115,7 @@ inline AttentionArgs plan_attention(const AttentionTensors& t) {
 // A task of the CPU kernel is a run of queries of one head of one sample. It keeps them and their
 // unfinished results in the second-level cache while the keys pass by.
 inline int64_t attention_rows_per_task(const AttentionArgs& args) {
-  constexpr int64_t kElements = 32768, kFewest = 32, kMost = 256;
+  constexpr int64_t kElements = 65536, kFewest = 32, kMost = 256;
   const int64_t rows = kElements / args.width / kFewest * kFewest;
   return rows < kFewest ? kFewest : rows > kMost ? kMost : rows;
 }

@@ -169,6 +169,12 @@ def test_float64_has_the_reference():
     assert torch.equal(attention(*wide), reference(*wide))
 
 
+def test_compiles_as_one_graph():
+    compiled = torch.compile(attention, fullgraph=True, backend="aot_eager", dynamic=True)
+    for tokens in (6, 4):
+        assert torch.equal(compiled(Q[:, :tokens], K, V), attention(Q[:, :tokens], K, V))
+
+
 # --- The choice ------------------------------------------------------------------------------
 
 

@@ -16,7 +16,10 @@ from typing import Any
 from torch import Tensor
 
 #: The modules that list the rows of every suite.
-SUITES = {"ops": ("scheduler_rows", "op_rows"), "models": ("model_rows", "glide_rows")}
+SUITES = {
+    "ops": ("scheduler_rows", "op_rows", "attention_rows"),
+    "models": ("model_rows", "glide_rows"),
+}
 
 
 @dataclass(frozen=True)

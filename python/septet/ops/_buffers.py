@@ -56,10 +56,10 @@ def empty_contiguous(model: Tensor) -> Tensor:
 def _is_kept(model: Tensor) -> bool:
     """Tell whether memory for a tensor of this kind and size is worth keeping."""
     return (
-        _SMALLEST <= model.nbytes <= _LARGEST
+        not torch.compiler.is_compiling()
+        and _SMALLEST <= model.nbytes <= _LARGEST
         and type(model) is Tensor
         and model.device.type == "cpu"
-        and not torch.compiler.is_compiling()
     )
 
 
