@@ -104,7 +104,7 @@ inline int multiprocessor_count([[maybe_unused]] int device) {
 // Whether the device has what launch/mma.cuh needs.
 inline bool has_async_tensor_cores([[maybe_unused]] int device) {
 #if defined(SEPTET_EMULATED)
-  return true;
+  return emulation::compute_capability() >= 8;
 #else
   return device_attribute<cudaDevAttrComputeCapabilityMajor>(device) >= 8;
 #endif

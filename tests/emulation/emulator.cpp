@@ -406,6 +406,11 @@ void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<vo
   emulator.run(grid, block, shared_bytes, kernel);
 }
 
+int compute_capability() {
+  const char* const variable = std::getenv("SEPTET_EMULATOR_CAPABILITY");
+  return variable == nullptr ? 8 : std::atoi(variable);
+}
+
 void* dynamic_shared_memory() {
   return emulator.dynamic_shared_memory();
 }

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from septet import use_backend
 from septet.ops import _library, attention, attention_table
 from septet.ops.attention_table import WINNERS, cell, chosen, use_attention
+from septet.testing.cases.attention import CASES
 from septet.testing.references.attention import attention as reference
 from septet.testing.tolerances import assert_as_accurate, relative_error
 
@@ -173,6 +174,21 @@ def test_compiles_as_one_graph():
     compiled = torch.compile(attention, fullgraph=True, backend="aot_eager", dynamic=True)
     for tokens in (6, 4):
         assert torch.equal(compiled(Q[:, :tokens], K, V), attention(Q[:, :tokens], K, V))
+
+
+OLD_GPU_ROWS = [case for case in CASES if case.name in ("self", "prefix", "masked", "width_200")]
+
+
+@pytest.mark.parametrize("case", OLD_GPU_ROWS, ids=lambda case: case.name)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gpu_without_tensor_cores(case, dtype, emulated_ops, monkeypatch):
+    monkeypatch.setenv("SEPTET_EMULATOR_CAPABILITY", "7")
+    plain = case.reference(**case.inputs(dtype))
+    wide = {
+        name: value.double() if isinstance(value, torch.Tensor) else value
+        for name, value in case.inputs(dtype).items()
+    }
+    assert_as_accurate(case.face(**case.inputs(dtype)), plain, case.reference(**wide))
 
 
 # --- The choice ------------------------------------------------------------------------------

@@ -61,6 +61,9 @@ enum class Rendezvous {
 // thread throws, and std::runtime_error if a block can never continue.
 void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& kernel);
 
+// The major number, 8 unless SEPTET_EMULATOR_CAPABILITY says otherwise.
+int compute_capability();
+
 void* dynamic_shared_memory();
 
 // Throws unless `address` is a multiple of `bytes`.
