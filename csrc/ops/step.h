@@ -82,8 +82,10 @@ void check_row(const char* op, const StepTensors& t, const StepRow<T>& row) {
     require(slot >= lowest && slot < slots, op, "table row ", t.row, " names slot ", slot, ", but ",
             t.stored.empty() ? "slots" : "stored", " holds ", slots);
   };
-  check_slot(row.write_slot, kNoSlot);
-  check_slot(row.save_slot, kNoSlot);
+  if (t.stored.empty()) {
+    check_slot(row.write_slot, kNoSlot);
+    check_slot(row.save_slot, kNoSlot);
+  }
   check_slot(row.base_slot, kNoSlot);
   for (int slot : row.read_slots) check_slot(slot, kUnused);
 }

@@ -120,6 +120,7 @@ def test_inputs_are_left_alone():
 NOISY = table_of(StepRow(noise_kind=NoiseKind.CONSTANT, noise=1.0))
 LEARNED = table_of(StepRow(noise_kind=NoiseKind.LEARNED_RANGE, noise=1.0))
 HISTORY = table_of(StepRow(write_slot=1))
+READS = table_of(StepRow(base_slot=1))
 
 
 @pytest.mark.parametrize(
@@ -141,6 +142,11 @@ HISTORY = table_of(StepRow(write_slot=1))
         ({"slots": M}, r"slots\[k\] must match sample in shape"),
         ({"table": HISTORY}, "table row 0 names slot 1, but slots holds 0"),
         ({"table": HISTORY, "slots": M[None]}, "table row 0 names slot 1, but slots holds 1"),
+        ({"slots": M.repeat(9, 1, 1, 1)}, "slots must hold at most 8 tensors, got 9"),
+        ({"stored": [M] * 9}, "stored must hold at most 8 tensors, got 9"),
+        ({"stored": [M[:1]]}, r"stored\[k\] must match sample in shape"),
+        ({"stored": [M], "slots": M[None]}, "only one of slots and stored can be given"),
+        ({"table": READS, "stored": [M]}, "table row 0 names slot 1, but stored holds 1"),
         ({"table": NOISY}, "table row 0 adds noise, so noise or philox must be given"),
         (
             {"table": LEARNED, "noise": M},

@@ -93,6 +93,7 @@ def step(  # type: ignore[misc]  # the overloads abbreviate the options
             place. ``slots[k]`` has the strides of ``sample``. At most 8.
         stored: The same as separate tensors, for callers that keep references instead of copies:
             it is only read, and what the row would store is theirs to put into it afterwards.
+            Those behind the last that the row reads may be left out, but the first.
 
     Returns:
         The next sample, or the pair (next sample, estimate of the clean sample).
@@ -100,17 +101,6 @@ def step(  # type: ignore[misc]  # the overloads abbreviate the options
     Raises:
         ValueError: If an argument does not fit the others; the message names it.
     """
-    options: dict[str, Any] = {
-        "uncond_output": uncond_output,
-        "counter": counter,
-        "threshold": threshold,
-        "mu": mu,
-        "mask": mask,
-        "noise": noise,
-        "philox": philox,
-        "slots": slots,
-        "stored": stored,
-    }
     if wants_reference(sample, model_output, uncond_output, mu, mask, noise, *stored):
         from septet.testing.references.step import step as reference
 
@@ -119,13 +109,22 @@ def step(  # type: ignore[misc]  # the overloads abbreviate the options
             model_output,
             table,
             row,
+            uncond_output=uncond_output,
+            counter=counter,
+            threshold=threshold,
+            mu=mu,
+            mask=mask,
+            noise=noise,
+            philox=philox,
             philox_increment=philox_increment,
             philox_threads=philox_threads,
-            **options,
+            slots=slots,
+            stored=stored,
         )
         return (prev, x0) if pred_original_sample else prev
 
     sample = dense(sample)
+    strides = sample.stride()
     prev = empty_like(sample)
     original = empty_like(sample) if pred_original_sample else None
     run(
@@ -137,7 +136,7 @@ def step(  # type: ignore[misc]  # the overloads abbreviate the options
         prev,
         original,
         slots,
-        [like(tensor, sample) for tensor in stored],
+        [t if t.stride() == strides else like(t, sample) for t in stored],
         like(uncond_output, sample),
         counter,
         threshold,

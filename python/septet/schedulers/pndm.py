@@ -325,8 +325,11 @@ class PNDMScheduler(Scheduler):
         if model_output.stride() != sample.stride():
             # once, and not again in every step that reads it
             model_output = torch.empty_like(sample).copy_(model_output)
-        prev_sample = ops.step(sample, model_output, table.on(sample), row, stored=self._stored)
-        self._store(table.rows[row], sample, model_output)
+        entry = table.rows[row]
+        # only as far as the row reads: every tensor takes time to hand over
+        stored = self._stored[: max(0, entry.base_slot, *entry.read_slots) + 1]
+        prev_sample = ops.step(sample, model_output, table.on(sample), row, stored=stored)
+        self._store(entry, sample, model_output)
         self.counter += 1
         return SchedulerOutput(prev_sample) if return_dict else (prev_sample,)
 
