@@ -238,11 +238,11 @@ def export(
     (folder / "scheduler").mkdir(exist_ok=True)
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER_CONFIG)
     components = {
-        "bert": ("latent_diffusion", "LDMBertModel"),
-        "scheduler": ("diffusers", "DDIMScheduler"),
-        "tokenizer": ("transformers", "BertTokenizer"),
-        "unet": ("diffusers", "UNet2DConditionModel"),
-        "vqvae": ("diffusers", "AutoencoderKL"),
+        "bert": "LDMBertModel",
+        "scheduler": "DDIMScheduler",
+        "tokenizer": "BertTokenizer",
+        "unet": "UNet2DConditionModel",
+        "vqvae": "AutoencoderKL",
     }
     write_index(folder, "LDMTextToImagePipeline", components)
 
