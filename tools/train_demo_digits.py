@@ -18,7 +18,15 @@ from torch import Tensor
 from septet.checkpoints import write_index, write_json
 from septet.cli.judge import augment, load_digits
 from septet.models import UNet2DModel
-from training import Training, add_noise, add_options, resume, spread_timesteps, train
+from training import (
+    Training,
+    add_noise,
+    add_options,
+    check_resume,
+    spread_timesteps,
+    train,
+    warmup_then_cosine,
+)
 
 ROOT = Path(__file__).parents[1]
 BATCH_SIZE = 64
@@ -57,13 +65,14 @@ SCHEDULER_CONFIG: dict[str, Any] = {
 }
 
 
-def start(seed: int) -> Training:
+def start(seed: int) -> Training[UNet2DModel]:
     """Begin with random weights."""
     torch.manual_seed(seed)
-    return Training.start(UNet2DModel(**MODEL_CONFIG), LEARNING_RATE, seed)
+    model = UNet2DModel(**MODEL_CONFIG).to(memory_format=torch.channels_last)
+    return Training.start(model, seed=seed)
 
 
-def noise_loss(training: Training, pixels: Tensor, alphas_cumprod: Tensor) -> Tensor:
+def noise_loss(training: Training[UNet2DModel], pixels: Tensor, alphas_cumprod: Tensor) -> Tensor:
     """Return the mean square error of the predicted noise.
 
     Args:
@@ -95,24 +104,31 @@ def export(model: UNet2DModel, folder: Path) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    add_options(parser, steps=6000)
-    parser.add_argument("--work", type=Path, default=ROOT / "build/training/digits")
-    parser.add_argument("--output", type=Path, default=ROOT / "python/septet/assets/digits")
+    add_options(
+        parser,
+        steps=6000,
+        work=ROOT / "build/training/digits",
+        output=ROOT / "python/septet/assets/digits",
+    )
     arguments = parser.parse_args()
     checkpoint = arguments.work / "checkpoint.pt"
+    check_resume(parser, checkpoint, resume=arguments.resume)
     training = start(arguments.seed)
-    resume(parser, training, checkpoint, wanted=arguments.resume)
+    if arguments.resume:
+        training.load(checkpoint)
     digits = load_digits()
     pixels = digits.pixels[digits.is_train]
     betas = torch.linspace(1e-4, 0.02, NUM_TRAIN_TIMESTEPS, dtype=torch.float64)
     products = (1 - betas).cumprod(0).float()
-    train(
-        training,
-        lambda run: noise_loss(run, pixels, products),
-        checkpoint,
-        num_steps=arguments.steps,
-        seconds=60 * arguments.minutes,
-    )
+
+    def advance() -> dict[str, float]:
+        loss = noise_loss(training, pixels, products)
+        rate = LEARNING_RATE * warmup_then_cosine(training.step, arguments.steps)
+        training.descend(loss, rate)
+        return {"loss": float(loss.detach())}
+
+    limits = {"num_steps": arguments.steps, "seconds": 60 * arguments.minutes}
+    train(training, advance, checkpoint, **limits)
     export(training.averaged, arguments.output)
     print(f"step {training.step}: checkpoint {checkpoint}, exported to {arguments.output}")
 

@@ -24,7 +24,15 @@ from transformers import BertTokenizer
 from septet.checkpoints import write_index, write_json
 from septet.cli.emoji_judge import Emoji, load_emoji, shrink
 from septet.models import AutoencoderKL, LDMBertModel, UNet2DConditionModel
-from training import Training, add_noise, add_options, resume, spread_timesteps, train
+from training import (
+    Training,
+    add_noise,
+    add_options,
+    check_resume,
+    spread_timesteps,
+    train,
+    warmup_then_cosine,
+)
 
 ROOT = Path(__file__).parents[1]
 NUM_TRAIN_TIMESTEPS = 1000
@@ -104,7 +112,7 @@ def make_tokenizer(captions: tuple[str, ...]) -> BertTokenizer:
     return BertTokenizer(vocab=vocabulary, model_max_length=MAX_TOKENS)
 
 
-def autoencoder_loss(training: Training, pixels: Tensor) -> Tensor:
+def autoencoder_loss(training: Training[nn.Module], pixels: Tensor) -> Tensor:
     """Return how far decoded pictures are from real ones, and latents from what they should be.
 
     Args:
@@ -189,7 +197,7 @@ def alphas_cumprod() -> Tensor:
     return (1 - betas).cumprod(0).float()
 
 
-def unet_loss(training: Training, examples: Examples) -> Tensor:
+def unet_loss(training: Training[nn.Module], examples: Examples) -> Tensor:
     """Return the mean square error of the predicted noise, some captions left out."""
     generator = training.generator
     choice = torch.randint(len(examples.means), (UNET_BATCH,), generator=generator)
@@ -251,12 +259,17 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("stage", choices=("autoencoder", "decoder", "unet", "export"))
-    add_options(parser, steps=9000)
-    parser.add_argument("--work", type=Path, default=ROOT / "build/training/emoji")
-    parser.add_argument("--output", type=Path, default=ROOT / "python/septet/assets/emoji")
+    add_options(
+        parser,
+        steps=9000,
+        work=ROOT / "build/training/emoji",
+        output=ROOT / "python/septet/assets/emoji",
+    )
     arguments = parser.parse_args()
     stage: str = arguments.stage
     paths = {name: arguments.work / f"{name}.pt" for name in ("autoencoder", "decoder", "unet")}
+    if stage != "export":
+        check_resume(parser, paths[stage], resume=arguments.resume)
     torch.manual_seed(arguments.seed)
     emoji = load_emoji()
     pixels = emoji.pixels[emoji.is_train]
@@ -282,10 +295,18 @@ def main() -> None:
         autoencoder.encoder.requires_grad_(stage == "autoencoder")
         autoencoder.quant_conv.requires_grad_(stage == "autoencoder")
         loss = partial(autoencoder_loss, pixels=pixels * 2 - 1)
-    training = Training.start(model.train(), rate, arguments.seed)
-    resume(parser, training, paths[stage], wanted=arguments.resume)
+    model.train().to(memory_format=torch.channels_last)
+    training = Training.start(model, seed=arguments.seed)
+    if arguments.resume:
+        training.load(paths[stage])
+
+    def advance() -> dict[str, float]:
+        value = loss(training)
+        training.descend(value, rate * warmup_then_cosine(training.step, arguments.steps))
+        return {"loss": float(value.detach())}
+
     limits = {"num_steps": arguments.steps, "seconds": 60 * arguments.minutes}
-    train(training, loss, paths[stage], **limits)
+    train(training, advance, paths[stage], **limits)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ exports the averaged weights as a folder that septet reads. First run tools/spee
 
 from __future__ import annotations
 
+import argparse
 import math
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,17 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demo_training import Training, command_line, run
 from monotonic_alignment import alignment_path, log_prior, most_likely_durations
 from septet.audio import log_mel_spectrogram
 from septet.checkpoints import write_index, write_json
 from septet.models import GradTTSTextEncoder, UNetGradTTSModel
 from septet.text import GradTTSTokenizer
 from speech_data import MEL, OUTPUT, Clip, load_clips
+from training import Training, add_options, check_resume, spread, train, warmup_then_cosine
 
 ROOT = Path(__file__).parents[1]
 BATCH_SIZE = 8
 LEARNING_RATE = 6e-4
+WARMUP_STEPS = 500
 #: Until then only the text encoder learns: it is cheap, and the decoder builds on its alignment.
 DECODER_FROM = 1500
 #: Frames of the segments that the decoder sees, 1.6 s.
@@ -170,9 +172,7 @@ def diffusion_loss(
     unet: UNetGradTTSModel, mel: Tensor, mu: Tensor, mask: Tensor, generator: torch.Generator
 ) -> Tensor:
     """Return the mean squared error of the noise that the score implies (eq. 13 and 14)."""
-    # One random offset for evenly spaced times: every batch sees all noise levels.
-    offset = torch.rand((), generator=generator)
-    time = ((torch.arange(len(mel)) / len(mel) + offset) % 1).clamp(SMALLEST_TIME, 1)
+    time = spread(len(mel), generator).clamp(SMALLEST_TIME, 1)
     start, end = SCHEDULER_CONFIG["beta_start"], SCHEDULER_CONFIG["beta_end"]
     integral = (start * time + 0.5 * (end - start) * time**2)[:, None, None]
     keep = torch.exp(-0.5 * integral)
@@ -205,18 +205,16 @@ def export(networks: Networks, folder: Path) -> None:
 
 def main() -> None:
     """Run the command line."""
-    arguments = command_line(
-        __doc__.partition("\n")[0],
-        steps=6_000,
-        work=ROOT / "build/training/grad_tts",
-        output=ROOT / "build/training/grad_tts/export",
-        data=OUTPUT,
-    )
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add_options(parser, steps=6_000, work=ROOT / "build/training/grad_tts")
+    parser.add_argument("--data", type=Path, default=OUTPUT, help="folder of the prepared data")
+    arguments = parser.parse_args()
+    checkpoint = arguments.work / "checkpoint.pt"
+    check_resume(parser, checkpoint, resume=arguments.resume)
     torch.manual_seed(arguments.seed)
-    training = Training.start(Networks(), learning_rate=LEARNING_RATE, seed=arguments.seed)
-    training.ema_restart = DECODER_FROM
+    training = Training.start(Networks(), seed=arguments.seed, ema_restart=DECODER_FROM)
     if arguments.resume:
-        training.load(arguments.checkpoint)
+        training.load(checkpoint)
         torch.manual_seed(arguments.seed + training.step)  # for dropout
     clips = [clip for clip in load_clips(arguments.data) if not clip.held_out]
     examples = make_examples(clips, arguments.data, GradTTSTokenizer(strip_punctuation=True))
@@ -228,18 +226,15 @@ def main() -> None:
         with_decoder = training.step >= DECODER_FROM
         parts = losses(training.model, batch, training.generator, with_decoder=with_decoder)
         networks = [training.model.text_encoder, training.model.unet]
-        training.descend(sum(parts.values()), networks, arguments.steps)
+        share = warmup_then_cosine(training.step, arguments.steps, WARMUP_STEPS)
+        training.descend(sum(parts.values()), LEARNING_RATE * share, networks)
         return {name: float(part.detach()) for name, part in parts.items()}
 
-    run(
-        training,
-        advance,
-        arguments.checkpoint,
-        num_steps=arguments.steps,
-        seconds=60 * arguments.minutes,
-    )
-    export(training.averaged, arguments.output)
-    print(f"step {training.step}: {arguments.checkpoint}, exported to {arguments.output}")
+    limits = {"num_steps": arguments.steps, "seconds": 60 * arguments.minutes}
+    train(training, advance, checkpoint, **limits)
+    output = arguments.output or arguments.work / "export"
+    export(training.averaged, output)
+    print(f"step {training.step}: checkpoint {checkpoint}, exported to {output}")
 
 
 if __name__ == "__main__":
