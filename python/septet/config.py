@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -34,6 +35,28 @@ def check_int(key: str, value: object, low: int, high: int) -> None:
     """Raise ValueError unless ``value`` is an integer in ``low..high``."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{key} must be an integer from {low} to {high}, got {brief(value)}")
+
+
+def positive_integer(key: str, value: object) -> int:
+    """Return a positive integer of any kind, such as numpy's, as Python's.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    number = as_integer(value)
+    if number is None or number < 1:
+        raise ValueError(f"{key} must be an integer of at least 1, got {brief(value)}")
+    return number
+
+
+def as_integer(value: object) -> int | None:
+    """Return an integer of any kind as Python's, and None for everything else."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def check_number(key: str, value: object, low: float, high: float = math.inf) -> None:

@@ -267,16 +267,35 @@ class DiffusionPipeline:
             **options: Further arguments of the loop's call.
         """
         self._interrupt = False
-        loop = SamplingLoop(
+        loop = self._loop(table, generator, callback, names, draw=draw)
+        return loop(model, sample, **options)
+
+    def _loop(
+        self,
+        table: StepTable,
+        generator: Generators,
+        callback: PipelineCallback | None,
+        names: Sequence[str],
+        **options: Any,
+    ) -> SamplingLoop:
+        """Make a loop that shows progress and ends when :attr:`interrupt` is set.
+
+        Args:
+            table: See :meth:`_sample`, as for the next three.
+            generator: The same.
+            callback: The same.
+            names: The same.
+            **options: Further arguments of :class:`SamplingLoop`.
+        """
+        return SamplingLoop(
             table,
             generator=generator,
-            draw=draw,
             progress=self.progress_bar,
             callback=self._step_callback(callback, names),
-            callback_tensors=loop_tensors(names),
+            callback_tensors=_loop_tensors(names),
             interrupted=lambda: self._interrupt,
+            **options,
         )
-        return loop(model, sample, **options)
 
     def _step_callback(
         self, callback: PipelineCallback | None, names: Sequence[str]
@@ -298,7 +317,7 @@ class DiffusionPipeline:
         return on_step_end
 
 
-def loop_tensors(names: Sequence[str]) -> tuple[str, ...]:
+def _loop_tensors(names: Sequence[str]) -> tuple[str, ...]:
     """Return what the loop must show so that a callback can see these names."""
     return tuple(dict.fromkeys(("sample", *(_ALIASES.get(name, name) for name in names))))
 

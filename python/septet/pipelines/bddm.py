@@ -12,10 +12,10 @@ from torch import Tensor
 
 from septet.checkpoints import read_single_file, read_training_config
 from septet.checkpoints.diffwave import SCHEDULE_PREFIX
-from septet.config import check_int
+from septet.config import check_choice, check_int
 from septet.errors import CheckpointError
 from septet.models import DiffWaveModel, GALRModel
-from septet.pipelines.audio_output import AudioPipelineOutput, check_audio_output_type
+from septet.pipelines.audio_output import AUDIO_OUTPUT_TYPES, AudioPipelineOutput
 from septet.pipelines.base import DiffusionPipeline, PipelineCallback
 from septet.pipelines.loading import check_names
 from septet.pipelines.ragged import RaggedNoise
@@ -153,7 +153,7 @@ class BDDMPipeline(DiffusionPipeline):
         Raises:
             ValueError: If an argument makes no sense; the message names it.
         """
-        check_audio_output_type(output_type)
+        check_choice("output_type", output_type, AUDIO_OUTPUT_TYPES)
         names = self._check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         mel, frames = collate(mel_spectrogram, self.diffwave.settings.num_mels)
         check_generator(generator, len(frames), self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from septet.config import check_bool, check_int, check_number
 from septet.models import GlideSuperResolutionUNet, GlideTextToImageUNet
-from septet.pipelines.base import DiffusionPipeline, PipelineCallback, loop_tensors
-from septet.pipelines.glide_inputs import KnownPixels, as_image, as_mask, check_prompts
+from septet.pipelines.base import DiffusionPipeline, PipelineCallback
+from septet.pipelines.glide_inputs import KnownPixels, as_image, as_mask
 from septet.pipelines.glide_loading import (
     authors_components,
     check_networks,
@@ -24,6 +25,7 @@ from septet.pipelines.glide_loading import (
 from septet.pipelines.glide_stages import GlideRun
 from septet.pipelines.loading import check_names, dtype_by_component
 from septet.pipelines.output import ImagePipelineOutput, check_output_type, to_images
+from septet.pipelines.prompts import check_prompts
 from septet.random import Generators, check_generator
 from septet.schedulers import DDIMScheduler, GLIDEScheduler, Scheduler, StepTable
 from septet.schedulers.timesteps import Respacing
@@ -224,7 +226,8 @@ class GLIDEPipeline(DiffusionPipeline):
         if self.upscale_unet is None and not base_only:
             raise ValueError("base_only must be True: this pipeline has no upscale_unet")
         rows = torch.arange(len(prompts)).repeat_interleave(num_images_per_prompt)
-        loop = self._loop_options(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        names = self._check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        loop = functools.partial(self._loop, callback=callback_on_step_end, names=names)
         check_output_type(output_type, self.text_unet.config.out_channels // 2)
         check_generator(generator, len(rows), self.device)
         self.text_scheduler.set_timesteps(num_inference_steps)
@@ -295,7 +298,8 @@ class GLIDEPipeline(DiffusionPipeline):
                 f"prompt must be one text or one per image, got {len(prompts)} for {len(low_res)}"
             )
         rows = torch.arange(len(low_res)) if len(prompts) > 1 else torch.zeros(len(low_res)).long()
-        loop = self._loop_options(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        names = self._check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        loop = functools.partial(self._loop, callback=callback_on_step_end, names=names)
         check_output_type(output_type, self.text_unet.config.out_channels // 2)
         check_generator(generator, len(rows), self.device)
         table = self._upscale_table(num_inference_steps, eta)
@@ -305,18 +309,6 @@ class GLIDEPipeline(DiffusionPipeline):
         sample = run.upscale(unet, table, low_res, temperature=upsample_temp, known=None)
         images = to_images(sample, output_type)
         return ImagePipelineOutput(images) if return_dict else (images,)
-
-    def _loop_options(
-        self, callback: PipelineCallback | None, names: Sequence[str]
-    ) -> dict[str, Any]:
-        """Return the loop's arguments for progress, callback and interruption."""
-        names = self._check_callback(callback, names)
-        return {
-            "progress": self.progress_bar,
-            "callback": self._step_callback(callback, names),
-            "callback_tensors": loop_tensors(names),
-            "interrupted": lambda: self._interrupt,
-        }
 
     def _upscale_table(self, steps: Respacing, eta: float) -> StepTable:
         scheduler = self.upscale_scheduler

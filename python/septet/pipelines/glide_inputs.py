@@ -1,4 +1,4 @@
-"""What goes into a GLIDE run: texts, images, and the pixels of them to keep."""
+"""What goes into a GLIDE run besides texts: images, and the pixels of them to keep."""
 
 from __future__ import annotations
 
@@ -11,20 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from septet.config import brief
-
-
-def check_prompts(prompt: object) -> list[str]:
-    """Return one text or several as a list.
-
-    Raises:
-        ValueError: If it is neither a string nor a list of strings, or the list is empty.
-    """
-    if isinstance(prompt, str):
-        return [prompt]
-    is_list = isinstance(prompt, list | tuple) and len(prompt) > 0
-    if not is_list or not all(isinstance(text, str) for text in prompt):  # type: ignore[attr-defined]
-        raise ValueError(f"prompt must be a string or a list of strings, got {brief(prompt)}")
-    return list(prompt)  # type: ignore[call-overload,no-any-return]
 
 
 @dataclass(frozen=True, eq=False)

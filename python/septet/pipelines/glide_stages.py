@@ -12,11 +12,11 @@ from torch import Tensor
 from septet.pipelines.glide_inputs import KnownPixels
 from septet.pipelines.glide_loading import inpaints
 from septet.random import Generators, randn_leading
-from septet.sampling import SamplingLoop
 
 if TYPE_CHECKING:
     from septet.models import GlideSuperResolutionUNet, GlideTextToImageUNet
     from septet.models.glide_prepared import PreparedGlideUNet
+    from septet.sampling import SamplingLoop
     from septet.schedulers import StepTable
     from septet.text import GlideTokenizer
 
@@ -30,14 +30,14 @@ class GlideRun:
         rows: ``[B]``, which of them each image shows.
         tokenizer: Turns them into ids.
         generator: Where noise comes from.
-        loop: Arguments of :class:`SamplingLoop` for progress, callback and interruption.
+        loop: Makes the loop of a stage, as :meth:`DiffusionPipeline._loop` does.
     """
 
     prompts: Sequence[str]
     rows: Tensor
     tokenizer: GlideTokenizer
     generator: Generators
-    loop: Mapping[str, Any]
+    loop: Callable[..., SamplingLoop]
 
     def base(
         self,
@@ -120,7 +120,7 @@ class GlideRun:
         if inpaints(unet):
             images = (known or KnownPixels.none(shape, device)).arguments()
         prepared = prepare(torch.tensor(table.timesteps, device=device), images)
-        loop = SamplingLoop(table, generator=self.generator, noise_copies=copies, **self.loop)
+        loop = self.loop(table, self.generator, noise_copies=copies)
         noise = randn_leading(shape, self.generator, device, copies=copies)
         return loop(GlidePredictor(prepared, table, unet.dtype, known), noise * temperature)
 

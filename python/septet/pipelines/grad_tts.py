@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
@@ -11,31 +11,31 @@ from torch import Tensor, nn
 
 from septet.config import check_bool, check_choice, check_int, check_number
 from septet.models import GradTTSTextEncoder, UNetGradTTSModel
-from septet.pipelines.base import DiffusionPipeline, PipelineCallback, loop_tensors
+from septet.models.base import one_dtype
+from septet.pipelines.audio_output import AUDIO_OUTPUT_TYPES
+from septet.pipelines.base import DiffusionPipeline, PipelineCallback
 from septet.pipelines.grad_tts_alignment import align
-from septet.pipelines.loading import check_names, dtype_by_component
+from septet.pipelines.loading import check_names
+from septet.pipelines.output import PipelineOutput
 from septet.pipelines.vocoding import check_vocoder, sampling_rate, vocode
 from septet.random import Generators, PhiloxSeeds, check_generator, randn_tensor
-from septet.sampling import SamplingLoop
 from septet.schedulers import GradTTSScheduler
 from septet.text import GradTTSTokenizer
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
 
     from septet.schedulers import StepTable
 
 PipelineT = TypeVar("PipelineT", bound="GradTTSPipeline")
 
-OUTPUT_TYPES = ("pt", "np")
 NOISE_LAYOUTS = ("original", "contiguous")
 #: What the authors' notebook and diffusers used for the 247 speakers of Libri-TTS.
 _USUAL_SPEAKER = 15
 
 
 @dataclass(frozen=True, eq=False)
-class GradTTSPipelineOutput:
+class GradTTSPipelineOutput(PipelineOutput):
     """The speech of one call; ``output[0]`` and ``output["mel_spectrograms"]`` work too.
 
     Tensors on the pipeline's device for output type "pt", float32 arrays for "np".
@@ -55,18 +55,6 @@ class GradTTSPipelineOutput:
     alignments: Any
     prior_means: Any
     sampling_rate: int | None
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        """Return all entries in order."""
-        return tuple(getattr(self, field.name) for field in fields(self))
-
-    def __getitem__(self, key: int | str) -> Any:
-        """Return an entry by position or name."""
-        return getattr(self, key) if isinstance(key, str) else self.to_tuple()[key]
-
-    def __iter__(self) -> Iterator[Any]:
-        """Unpack as a tuple."""
-        return iter(self.to_tuple())
 
 
 class GradTTSPipeline(DiffusionPipeline):
@@ -173,7 +161,7 @@ class GradTTSPipeline(DiffusionPipeline):
         check_number("length_scale", length_scale, 1e-6)
         check_bool("stochastic", stochastic)
         check_choice("noise_layout", noise_layout, NOISE_LAYOUTS)
-        check_choice("output_type", output_type, OUTPUT_TYPES)
+        check_choice("output_type", output_type, AUDIO_OUTPUT_TYPES)
         names = self._check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         texts = [text] if isinstance(text, str) else text
         ids = self._tokenize(texts)
@@ -182,15 +170,6 @@ class GradTTSPipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(num_inference_steps)
         table = self.scheduler.table(stochastic)
 
-        self._interrupt = False
-        loop = SamplingLoop(
-            table,
-            generator=generator,
-            progress=self.progress_bar,
-            callback=self._step_callback(callback_on_step_end, names),
-            callback_tensors=loop_tensors(names),
-            interrupted=lambda: self._interrupt,
-        )
         padded = nn.utils.rnn.pad_sequence([torch.tensor(i) for i in ids], batch_first=True)
         counts = torch.tensor([len(i) for i in ids])
         encoded = self.text_encoder(padded.to(self.device), counts.to(self.device))
@@ -204,7 +183,16 @@ class GradTTSPipeline(DiffusionPipeline):
         noise = _first_noise(mu, generator, noise_layout)
         sample = (mu + noise / temperature) * alignment.mask
         prepared = self._prepare(table, mu, alignment.mask, speakers)
-        sample = loop(prepared, sample, mu=mu, mask=alignment.mask)
+        sample = self._sample(
+            table,
+            prepared,
+            sample,
+            generator,
+            callback_on_step_end,
+            names,
+            mu=mu,
+            mask=alignment.mask,
+        )
         longest = max(alignment.lengths)
         mel = sample[:, :, :longest]
         mels = [one[:, :length] for one, length in zip(mel, alignment.lengths, strict=True)]
@@ -246,7 +234,7 @@ class GradTTSPipeline(DiffusionPipeline):
             ValueError: If an argument is unknown or makes no sense.
         """
         check_names(components, cls.component_names, cls.__name__)
-        chosen = dtype_by_component(("unet",), dtype, torch_dtype)["unet"]
+        chosen = one_dtype(dtype, torch_dtype)
         made = dict(components)
         if "text_encoder" not in made:
             made["text_encoder"] = GradTTSTextEncoder.from_single_file(file, dtype=chosen)

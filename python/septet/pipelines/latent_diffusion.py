@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,19 +9,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from septet.config import positive_integer
 from septet.models.base import one_dtype
 from septet.pipelines import compvis
-from septet.pipelines.base import DiffusionPipeline, PipelineCallback, as_scheduler
+from septet.pipelines.base import PipelineCallback
+from septet.pipelines.image import ImagePipeline
 from septet.pipelines.latents import (
-    LATENT,
     check_latent_output,
-    decode_latents,
     default_size,
     latent_size,
+    latents_to_images,
     vae_scale_factor,
 )
 from septet.pipelines.loading import check_names
-from septet.pipelines.output import ImagePipelineOutput, to_images
+from septet.pipelines.output import ImagePipelineOutput
 from septet.pipelines.prompts import (
     check_embeddings,
     check_prompts,
@@ -32,13 +32,13 @@ from septet.pipelines.prompts import (
 )
 from septet.random import Generators, check_generator, randn_tensor
 from septet.sampling import PreparedModel
-from septet.schedulers import DDIMScheduler, Scheduler, StepTable
+from septet.schedulers import StepTable
 
 if TYPE_CHECKING:
     import os
 
 
-class LatentDiffusionPipeline(DiffusionPipeline):
+class LatentDiffusionPipeline(ImagePipeline):
     """Makes images from text: a text encoder, a network on latents, and an autoencoder's decoder.
 
     Serves checkpoints of LDM text2im-large and of Stable Diffusion 1.x and 2.x. Stable Diffusion's
@@ -74,15 +74,6 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         self.tokenizer = tokenizer
         self.unet = unet
         self.scheduler = scheduler
-
-    @property
-    def scheduler(self) -> Scheduler:
-        """The scheduler; one of diffusers is converted when it is assigned."""
-        return self._scheduler
-
-    @scheduler.setter
-    def scheduler(self, scheduler: Any) -> None:
-        self._scheduler = as_scheduler(scheduler)
 
     @property
     def vae_scale_factor(self) -> int:
@@ -185,7 +176,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         texts = _Texts.check(
             prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, guidance_scale
         )
-        count = _positive(num_images_per_prompt, "num_images_per_prompt")
+        count = positive_integer("num_images_per_prompt", num_images_per_prompt)
         shape = self._latent_shape(texts.batch_size * count, height, width)
         check_latent_output(output_type, self.vqvae)
         check_generator(generator, shape[0], self.device)
@@ -193,7 +184,9 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             raise ValueError(f"latents must be {list(shape)}, got {list(latents.shape)}")
         names = self._check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
         self.scheduler.set_timesteps(num_inference_steps)
-        table = self._table(eta, guidance_scale)
+        table = self._table(eta)
+        if texts.guided:
+            table = table.with_guidance(float(guidance_scale))
 
         conditional, unconditional = self._encode(texts)
         if latents is None:
@@ -206,10 +199,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             None if unconditional is None else repeat_rows(unconditional, count),
         )
         sample = self._sample(table, model, sample, generator, callback_on_step_end, names)
-        if output_type == LATENT:
-            images: Any = sample
-        else:
-            images = to_images(decode_latents(self.vqvae, sample), output_type)
+        images = latents_to_images(self.vqvae, sample, output_type)
         return ImagePipelineOutput(images) if return_dict else (images,)
 
     def _latent_shape(
@@ -223,11 +213,6 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             latent_size(height, rows, factor, "height"),
             latent_size(width, columns, factor, "width"),
         )
-
-    def _table(self, eta: float, guidance_scale: float) -> StepTable:
-        scheduler = self.scheduler
-        table = scheduler.table(eta) if isinstance(scheduler, DDIMScheduler) else scheduler.table()
-        return table if guidance_scale == 1 else table.with_guidance(float(guidance_scale))
 
     def _encode(self, texts: _Texts) -> tuple[Tensor, Tensor | None]:
         """Return the conditions ``[B, L, D]`` with and, under guidance, without the text."""
@@ -330,16 +315,6 @@ def prepare_conditional(
         return with_text, without
 
     return call_guided
-
-
-def _positive(value: object, name: str) -> int:
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        number = 0
-    if isinstance(value, bool) or number < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    return number
 
 
 #: The name that diffusers gives the pipeline.

@@ -9,19 +9,19 @@ import torch
 
 from septet.models.base import one_dtype
 from septet.pipelines import compvis
-from septet.pipelines.base import DiffusionPipeline, PipelineCallback, as_scheduler, prepare
-from septet.pipelines.latents import LATENT, check_latent_output, decode_latents
+from septet.pipelines.base import PipelineCallback, prepare
+from septet.pipelines.image import ImagePipeline
+from septet.pipelines.latents import check_latent_output, latents_to_images
 from septet.pipelines.loading import check_names
-from septet.pipelines.output import ImagePipelineOutput, to_images
+from septet.pipelines.output import ImagePipelineOutput
 from septet.pipelines.unconditional import sample_shape
 from septet.random import Generators, check_generator, randn_tensor
-from septet.schedulers import DDIMScheduler, Scheduler
 
 if TYPE_CHECKING:
     import os
 
 
-class LDMPipeline(DiffusionPipeline):
+class LDMPipeline(ImagePipeline):
     """Makes images without a condition, such as faces with ``CompVis/ldm-celebahq-256``.
 
     Args:
@@ -41,15 +41,6 @@ class LDMPipeline(DiffusionPipeline):
         self.vqvae = vqvae
         self.unet = unet
         self.scheduler = scheduler
-
-    @property
-    def scheduler(self) -> Scheduler:
-        """The scheduler; one of diffusers is converted when it is assigned."""
-        return self._scheduler
-
-    @scheduler.setter
-    def scheduler(self, scheduler: Any) -> None:
-        self._scheduler = as_scheduler(scheduler)
 
     @classmethod
     def from_single_file(
@@ -120,18 +111,14 @@ class LDMPipeline(DiffusionPipeline):
         check_latent_output(output_type, self.vqvae)
         check_generator(generator, shape[0], self.device)
         names = self._check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
-        scheduler = self.scheduler
-        scheduler.set_timesteps(num_inference_steps)
-        table = scheduler.table(eta) if isinstance(scheduler, DDIMScheduler) else scheduler.table()
+        self.scheduler.set_timesteps(num_inference_steps)
+        table = self._table(eta)
 
         dtype = next(self.unet.parameters()).dtype
         # as diffusers: drawn in float32 whatever the type of the weights
         sample = randn_tensor(shape, generator, self.device, torch.float32).to(dtype)
-        sample = sample * scheduler.init_noise_sigma
+        sample = sample * self.scheduler.init_noise_sigma
         model = prepare(self.unet, table, self.device)
         sample = self._sample(table, model, sample, generator, callback_on_step_end, names)
-        if output_type == LATENT:
-            images: Any = sample
-        else:
-            images = to_images(decode_latents(self.vqvae, sample), output_type)
+        images = latents_to_images(self.vqvae, sample, output_type)
         return ImagePipelineOutput(images) if return_dict else (images,)

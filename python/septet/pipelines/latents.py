@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 from torch import Tensor
 
-from septet.pipelines.output import OUTPUT_TYPES, check_output_type
+from septet.config import as_integer
+from septet.pipelines.output import OUTPUT_TYPES, check_output_type, to_images
 
 #: What a latent pipeline can return: also the latents themselves.
 LATENT = "latent"
@@ -48,11 +48,8 @@ def latent_size(pixels: object, default: int | None, factor: int, name: str) -> 
         if default is None:
             raise ValueError(f"{name} must be given: unet.config.sample_size is not set")
         return default
-    try:
-        length = operator.index(pixels)  # type: ignore[arg-type]
-    except TypeError:
-        length = 0
-    if isinstance(pixels, bool) or length < 1 or length % factor:
+    length = as_integer(pixels)
+    if length is None or length < 1 or length % factor:
         raise ValueError(f"{name} must be a positive multiple of {factor}, got {pixels!r}")
     return length // factor
 
@@ -64,6 +61,19 @@ def default_size(unet: Any) -> tuple[int | None, int | None]:
         return size, size
     height, width = size
     return height, width
+
+
+def latents_to_images(vae: Any, latents: Tensor, output_type: str) -> Any:
+    """Decode latents and map them to images, or leave them as they are for "latent".
+
+    Args:
+        vae: See :func:`decode_latents`.
+        latents: The same.
+        output_type: "latent", or see :func:`septet.pipelines.output.to_images`.
+    """
+    if output_type == LATENT:
+        return latents
+    return to_images(decode_latents(vae, latents), output_type)
 
 
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:

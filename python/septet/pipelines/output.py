@@ -1,9 +1,9 @@
-"""What image pipelines return, and how a sample in [-1, 1] becomes an image."""
+"""What pipelines return, and how a sample in [-1, 1] becomes an image."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,20 +18,13 @@ OUTPUT_TYPES = ("pil", "np", "pt")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-@dataclass(frozen=True)
-class ImagePipelineOutput:
-    """The images of one call; as in diffusers, ``output[0]`` and ``output["images"]`` work too.
-
-    Attributes:
-        images: For output type "pil" a list of images; for "np" ``[B, H, W, C]`` float32 in
-            [0, 1]; for "pt" ``[B, C, H, W]`` in [0, 1], on the pipeline's device and in its type.
-    """
-
-    images: Any
+@dataclass(frozen=True, eq=False)
+class PipelineOutput:
+    """A dataclass that, as in diffusers, is also a tuple and a dict of its entries."""
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """Return ``(images,)``."""
-        return (self.images,)
+        """Return the entries in order."""
+        return tuple(getattr(self, field.name) for field in fields(self))
 
     def __getitem__(self, key: int | str) -> Any:
         """Return an entry by position or name."""
@@ -40,6 +33,18 @@ class ImagePipelineOutput:
     def __iter__(self) -> Iterator[Any]:
         """Unpack as a tuple."""
         return iter(self.to_tuple())
+
+
+@dataclass(frozen=True)
+class ImagePipelineOutput(PipelineOutput):
+    """The images of one call; ``output[0]`` and ``output["images"]`` work too.
+
+    Attributes:
+        images: For output type "pil" a list of images; for "np" ``[B, H, W, C]`` float32 in
+            [0, 1]; for "pt" ``[B, C, H, W]`` in [0, 1], on the pipeline's device and in its type.
+    """
+
+    images: Any
 
 
 def check_output_type(output_type: str, channels: int) -> None:

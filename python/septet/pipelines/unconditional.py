@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
-from septet.pipelines.base import DiffusionPipeline, PipelineCallback, as_scheduler, prepare
-from septet.pipelines.loading import check_names, dtype_by_component, unconditional_components
+from septet.config import positive_integer
+from septet.models.base import one_dtype
+from septet.pipelines.base import PipelineCallback, prepare
+from septet.pipelines.image import ImagePipeline
+from septet.pipelines.loading import check_names, unconditional_components
 from septet.pipelines.output import ImagePipelineOutput, check_output_type, to_images
 from septet.random import Generators, check_generator, randn_tensor
-from septet.schedulers import Scheduler, StepTable
+from septet.schedulers import StepTable
 
 if TYPE_CHECKING:
     import os
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 PipelineT = TypeVar("PipelineT", bound="UnconditionalImagePipeline")
 
 
-class UnconditionalImagePipeline(DiffusionPipeline):
+class UnconditionalImagePipeline(ImagePipeline):
     """A UNet and a scheduler that make images out of noise alone.
 
     Args:
@@ -34,22 +36,11 @@ class UnconditionalImagePipeline(DiffusionPipeline):
     """
 
     component_names: ClassVar[tuple[str, ...]] = ("unet", "scheduler")
-    #: What the scheduler is converted to; None accepts all of septet's.
-    scheduler_class: ClassVar[type[Scheduler] | None] = None
 
     def __init__(self, unet: Any, scheduler: Any) -> None:
         super().__init__()
         self.unet = unet
         self.scheduler = scheduler
-
-    @property
-    def scheduler(self) -> Scheduler:
-        """The scheduler; assigning another one converts it as the constructor does."""
-        return self._scheduler
-
-    @scheduler.setter
-    def scheduler(self, scheduler: Any) -> None:
-        self._scheduler = as_scheduler(scheduler, self.scheduler_class)
 
     @classmethod
     def from_single_file(
@@ -84,7 +75,7 @@ class UnconditionalImagePipeline(DiffusionPipeline):
             components,
             config=config,
             use_ema=use_ema,
-            dtype=dtype_by_component(("unet",), dtype, torch_dtype)["unet"],
+            dtype=one_dtype(dtype, torch_dtype),
         )
         return cls(**made)
 
@@ -129,12 +120,7 @@ def sample_shape(config: Any, batch_size: int) -> tuple[int, int, int, int]:
     Raises:
         ValueError: If the batch size is no positive integer, or the network has no image size.
     """
-    try:
-        batch = operator.index(batch_size)
-    except TypeError:
-        batch = 0
-    if isinstance(batch_size, bool) or batch < 1:
-        raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
+    batch = positive_integer("batch_size", batch_size)
     size = config.sample_size
     if size is None:
         raise ValueError("unet.config.sample_size must be set, to know how large images are")
