@@ -189,8 +189,8 @@ def infer_vq(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
 
 def _infer(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     half = "encoder.down_blocks"
-    levels = count(tensors, half + ".{}.resnets.0.conv1.weight", MAX_LEVELS)
-    layers = count(tensors, half + ".0.resnets.{}.conv1.weight", MAX_LAYERS)
+    levels = count(tensors, half + ".{}.resnets.0.conv1.weight", most=MAX_LEVELS)
+    layers = count(tensors, half + ".0.resnets.{}.conv1.weight", most=MAX_LAYERS)
     if not levels or not layers:
         raise CheckpointError(f"{path}: does not hold the weights of an autoencoder")
     attends = [f"{half}.{level}.attentions.0.to_q.weight" in tensors for level in range(levels)]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from septet.checkpoints.keys import renamed
+from septet.checkpoints.shapes import count
 from septet.config import brief
 from septet.errors import CheckpointError
 
@@ -190,7 +191,8 @@ def upsampler_settings(tensors: Mapping[str, Tensor], path: Path) -> dict[str, A
 
 
 def _settings(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
-    blocks = _count(tensors, "input_blocks.{}.0.weight", "input_blocks.{}.0.in_layers.0.weight")
+    first = ("input_blocks.{}.0.weight", "input_blocks.{}.0.in_layers.0.weight")
+    blocks = count(tensors, *first, most=_MAX_BLOCKS)
     doubling = re.compile(r"output_blocks\.\d{1,4}\.[12]\.in_layers\.0\.weight")
     levels = 1 + sum(bool(doubling.fullmatch(key)) for key in tensors)
     layers = blocks // levels - 1
@@ -224,17 +226,9 @@ def _text_settings(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
         "n_vocab": _size(tensors, "token_embedding.weight", 0, path),
         "text_ctx": _size(tensors, "positional_embedding", 0, path),
         "xf_width": width,
-        "xf_layers": _count(tensors, "transformer.resblocks.{}.ln_1.weight"),
+        "xf_layers": count(tensors, "transformer.resblocks.{}.ln_1.weight", most=_MAX_BLOCKS),
         "xf_heads": max(width // _HEAD_WIDTH, 1),
     }
-
-
-def _count(tensors: Mapping[str, Tensor], *keys: str) -> int:
-    """Count for how many consecutive numbers one of the keys is there."""
-    numbers = range(_MAX_BLOCKS)
-    return next(
-        (n for n in numbers if not any(key.format(n) in tensors for key in keys)), _MAX_BLOCKS
-    )
 
 
 def _size(tensors: Mapping[str, Tensor], key: str, axis: int, path: Path) -> int:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from septet.checkpoints.keys import under
+from septet.checkpoints.shapes import count_parts, shape
 from septet.checkpoints.weight_norm import fold_weight_norm
 from septet.errors import CheckpointError
 
@@ -40,7 +42,7 @@ def text_encoder_keys(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Te
     del path
     if not is_authors(tensors):
         return dict(tensors)
-    return _without_prefix(tensors, _ENCODER)
+    return under(tensors, _ENCODER)
 
 
 def decoder_keys(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -49,7 +51,7 @@ def decoder_keys(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]
     if not is_authors(tensors):
         return {key: tensor for key, tensor in tensors.items() if not _UNUSED.fullmatch(key)}
     speakers = {_SPEAKERS: tensors[_SPEAKERS]} if _SPEAKERS in tensors else {}
-    return _without_prefix(tensors, _DECODER) | speakers
+    return under(tensors, _DECODER) | speakers
 
 
 def text_encoder_config(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
@@ -58,17 +60,17 @@ def text_encoder_config(tensors: Mapping[str, Tensor], path: Path) -> dict[str, 
     Raises:
         CheckpointError: If a weight is missing or has no such shape.
     """
-    n_vocab, n_channels = _shape(tensors, "emb.weight", 2, path)
-    _, table_size, head_dim = _shape(tensors, "encoder.attn_layers.0.emb_rel_k", 3, path)
-    filter_channels, _, kernel_size = _shape(tensors, "encoder.ffn_layers.0.conv_1.weight", 3, path)
+    n_vocab, n_channels = shape(tensors, "emb.weight", 2, path)
+    _, table_size, head_dim = shape(tensors, "encoder.attn_layers.0.emb_rel_k", 3, path)
+    filter_channels, _, kernel_size = shape(tensors, "encoder.ffn_layers.0.conv_1.weight", 3, path)
     return {
         "n_vocab": n_vocab,
-        "n_feats": _shape(tensors, "proj_m.weight", 3, path)[0],
+        "n_feats": shape(tensors, "proj_m.weight", 3, path)[0],
         "n_channels": n_channels,
         "filter_channels": filter_channels,
-        "filter_channels_dp": _shape(tensors, "proj_w.conv_1.weight", 3, path)[0],
+        "filter_channels_dp": shape(tensors, "proj_w.conv_1.weight", 3, path)[0],
         "n_heads": n_channels // max(head_dim, 1),
-        "n_layers": _count(tensors, "encoder.attn_layers"),
+        "n_layers": count_parts(tensors, "encoder.attn_layers"),
         "kernel_size": kernel_size,
         "window_size": table_size // 2,
     }
@@ -83,15 +85,15 @@ def decoder_config(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If a weight is missing or has no such shape.
     """
-    dim = max(_shape(tensors, "mlp.0.weight", 2, path)[1], 1)
+    dim = max(shape(tensors, "mlp.0.weight", 2, path)[1], 1)
     widths = [
-        _shape(tensors, f"downs.{level}.0.block1.block.0.weight", 4, path)[0]
-        for level in range(_count(tensors, "downs"))
+        shape(tensors, f"downs.{level}.0.block1.block.0.weight", 4, path)[0]
+        for level in range(count_parts(tensors, "downs"))
     ]
     config: dict[str, Any] = {"dim": dim, "dim_mults": tuple(width // dim for width in widths)}
     if _SPEAKERS in tensors:
-        config["n_spks"], config["spk_emb_dim"] = _shape(tensors, _SPEAKERS, 2, path)
-        config["n_feats"] = _shape(tensors, "spk_mlp.2.weight", 2, path)[0]
+        config["n_spks"], config["spk_emb_dim"] = shape(tensors, _SPEAKERS, 2, path)
+        config["n_feats"] = shape(tensors, "spk_mlp.2.weight", 2, path)[0]
     return config
 
 
@@ -110,26 +112,3 @@ def hifigan_keys(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]
 def hifigan_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out of the authors' configuration what only their training reads."""
     return {key: value for key, value in config.items() if key not in _TRAINING_KEYS}
-
-
-def _without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        key.removeprefix(prefix): tensor
-        for key, tensor in tensors.items()
-        if key.startswith(prefix)
-    }
-
-
-def _shape(tensors: Mapping[str, Tensor], key: str, axes: int, path: Path) -> tuple[int, ...]:
-    """Return the shape of a weight, which must have so many axes."""
-    tensor = tensors.get(key)
-    if tensor is None or tensor.dim() != axes:
-        found = "no such weight" if tensor is None else f"shape {list(tensor.shape)}"
-        raise CheckpointError(f"{path}: {key!r} must have {axes} axes, found {found}")
-    return tuple(tensor.shape)
-
-
-def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """Return how many numbered parts a list of layers has."""
-    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
-    return len({match[1] for key in tensors if (match := pattern.match(key))})

@@ -53,6 +53,11 @@ def renamed(
     return result
 
 
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the weights whose names begin with a prefix, without it."""
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the weights whose names begin with a prefix, without it; all if none does.
 
@@ -60,8 +65,7 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         tensors: Weights by name.
         prefix: Where a network lies in the file of several, such as ``"first_stage_model."``.
     """
-    own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-    return own or dict(tensors)
+    return under(tensors, prefix) or dict(tensors)
 
 
 def modern_keys(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:

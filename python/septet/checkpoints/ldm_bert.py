@@ -128,7 +128,7 @@ def infer_bert(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     return {
         "vocab_size": extent("embed_tokens", 0),
         "max_position_embeddings": extent("embed_positions", 0),
-        "encoder_layers": count(tensors, "model.layers.{}.fc1.weight", _MAX_LAYERS),
+        "encoder_layers": count(tensors, "model.layers.{}.fc1.weight", most=_MAX_LAYERS),
         "encoder_ffn_dim": extent("layers.0.fc1", 0),
         "d_model": extent("embed_tokens", 1),
     }

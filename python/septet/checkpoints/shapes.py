@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from septet.config import brief
@@ -18,15 +19,48 @@ MAX_LEVELS = 12
 MAX_LAYERS = 32
 
 
-def count(tensors: Mapping[str, Tensor], key: str, most: int) -> int:
-    """Count how many of the consecutive keys there are.
+def count(tensors: Mapping[str, Tensor], *keys: str, most: int) -> int:
+    """Count for how many consecutive numbers, from 0 on, one of the keys is there.
 
     Args:
         tensors: Weights by name.
-        key: A name with ``{}`` in place of the number.
+        *keys: Names with ``{}`` in place of the number.
         most: Where to stop.
     """
-    return next((n for n in range(most) if key.format(n) not in tensors), most)
+    for number in range(most):
+        if not any(key.format(number) in tensors for key in keys):
+            return number
+    return most
+
+
+def count_parts(tensors: Mapping[str, Tensor], owner: str) -> int:
+    """Count the numbered parts of a list of layers, whether or not one is missing in between.
+
+    Args:
+        tensors: Weights by name.
+        owner: Name of the list.
+    """
+    pattern = re.compile(re.escape(owner) + r"\.(\d+)\.")
+    return len({match[1] for key in tensors if (match := pattern.match(key))})
+
+
+def shape(tensors: Mapping[str, Tensor], key: str, axes: int, path: Path) -> tuple[int, ...]:
+    """Return the shape of a weight.
+
+    Args:
+        tensors: Weights by name.
+        key: Name of the weight.
+        axes: How many axes it must have.
+        path: The file, for the error message.
+
+    Raises:
+        CheckpointError: If it is missing or has another number of axes.
+    """
+    tensor = tensors.get(key)
+    if tensor is None or tensor.ndim != axes:
+        found = "no such weight" if tensor is None else f"shape {list(tensor.shape)}"
+        raise CheckpointError(f"{path}: {key!r} must have {axes} axes, found {found}")
+    return tuple(tensor.shape)
 
 
 def width(
@@ -46,9 +80,9 @@ def width(
     """
     tensor = tensors.get(key)
     if tensor is None or tensor.ndim not in axes:
-        shape = "nothing" if tensor is None else list(tensor.shape)
+        found = "nothing" if tensor is None else list(tensor.shape)
         kind = "a convolution" if axes == (4,) else f"of {' or '.join(map(str, axes))} axes"
-        raise CheckpointError(f"{path}: {brief(key)} must be {kind}, got {shape}")
+        raise CheckpointError(f"{path}: {brief(key)} must be {kind}, got {found}")
     return tensor.shape[axis]
 
 
@@ -62,8 +96,8 @@ def unet_levels(tensors: Mapping[str, Tensor], path: Path) -> tuple[int, int]:
     Raises:
         CheckpointError: If there are none.
     """
-    levels = count(tensors, "down_blocks.{}.resnets.0.conv1.weight", MAX_LEVELS)
-    layers = count(tensors, "down_blocks.0.resnets.{}.conv1.weight", MAX_LAYERS)
+    levels = count(tensors, "down_blocks.{}.resnets.0.conv1.weight", most=MAX_LEVELS)
+    layers = count(tensors, "down_blocks.0.resnets.{}.conv1.weight", most=MAX_LAYERS)
     if not levels or not layers:
         raise CheckpointError(f"{path}: does not hold the weights of a UNet")
     return levels, layers

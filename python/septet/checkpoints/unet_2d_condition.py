@@ -222,7 +222,7 @@ def _block_types(attends: list[bool]) -> dict[str, tuple[str, ...]]:
 def _depth(tensors: Mapping[str, Tensor], transformer: str) -> int:
     """Count the blocks of a spatial transformer; 0 if there is none."""
     key = f"{transformer}.transformer_blocks.{{}}.attn2.to_k.weight"
-    return count(tensors, key, MAX_LAYERS)
+    return count(tensors, key, most=MAX_LAYERS)
 
 
 def _depths(depths: list[int]) -> int | tuple[int, ...]:
