@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from septet.checkpoints.weight_norm import fold_weight_norm
 from septet.models.base import PretrainedModel
 from septet.models.diffwave_config import DiffWaveConfig
-from septet.nn.embedding import sinusoidal_embedding
+from septet.nn.embedding import at_row, sinusoidal_embedding
 from septet.nn.wavenet import MelMask, NamedConv, WaveNetLayer, channels_last
 from septet.nn.wavenet_packed import PackedWaveNet, can_pack
 
@@ -62,10 +62,7 @@ class PreparedDiffWave:
         Raises:
             ValueError: If the shape of ``sample`` does not suit the network or the spectrograms.
         """
-        if isinstance(row, Tensor):
-            steps = self.steps.index_select(0, row.reshape(1)).squeeze(0)
-        else:
-            steps = self.steps[row]
+        steps = at_row(self.steps, row)
         return self.model.denoise(sample, steps, self.mel)
 
 

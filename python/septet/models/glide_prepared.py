@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+
+from septet.nn import at_row
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from septet.models.glide_unet import GlideUNet
     from septet.nn.glide import TextKeysValues
 
@@ -60,10 +63,7 @@ class PreparedGlideUNet:
         Raises:
             ValueError: If the shape of ``sample`` does not suit the network or what was prepared.
         """
-        if isinstance(row, Tensor):
-            times = self.times.index_select(0, row.reshape(1)).squeeze(0)
-        else:
-            times = self.times[row]
+        times = at_row(self.times, row)
         if not self.projected:
             times = self.model.project(times)
         if self.text_rows is not None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from septet.models.base import PretrainedModel
 from septet.models.glide_config import GlideTextToImageConfig
 from septet.models.glide_prepared import PreparedGlideUNet
-from septet.nn import Conv2d, GroupNormAct, sinusoidal_embedding
+from septet.nn import Conv2d, GroupNormAct, channels_last_on_cpu, sinusoidal_embedding
 from septet.nn.glide import (
     GlideAttentionBlock,
     GlideBlockOptions,
@@ -290,9 +290,7 @@ class GlideUNet(PretrainedModel):
                     f"for {rows} texts"
                 )
         was_contiguous = sample.is_contiguous()
-        if sample.device.type == "cpu":
-            # oneDNN and our kernels work pixel by pixel: no convolution has to reorder its input
-            sample = sample.contiguous(memory_format=torch.channels_last)
+        sample = channels_last_on_cpu(sample)
         projections = iter(torch.split(times, self._time_channels, dim=1))
         texts: Iterator[Any] = itertools.repeat(None) if text is None else iter(text)
         states = []

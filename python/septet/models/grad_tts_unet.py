@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from septet.models.base import PretrainedModel
 from septet.models.grad_tts_config import NUM_GROUPS, UNetGradTTSConfig
-from septet.nn import Conv2d, GroupNormAct, sinusoidal_embedding
+from septet.nn import Conv2d, GroupNormAct, at_row, sinusoidal_embedding
 from septet.nn.linear_attention import LinearAttention, RezeroAttention
 
 if TYPE_CHECKING:
@@ -56,10 +56,7 @@ class PreparedUNetGradTTS:
         Raises:
             ValueError: If the shape of ``sample`` is not that of the prior mean.
         """
-        if isinstance(row, Tensor):
-            times = self.times.index_select(0, row.reshape(1)).squeeze(0)
-        else:
-            times = self.times[row]
+        times = at_row(self.times, row)
         return self.model.denoise(sample, times, self.condition, self.masks)
 
 

@@ -17,6 +17,7 @@ from septet.nn import (
     TextContext,
     TimestepEmbedding,
     activation,
+    channels_last_on_cpu,
     sinusoidal_embedding,
 )
 
@@ -167,9 +168,7 @@ class UNet(PretrainedModel, Generic[SettingsT]):
         """Run the network with the projected time embeddings, and perhaps a text, given."""
         projections = iter(torch.split(times, self._time_channels, dim=1))
         was_contiguous = sample.is_contiguous()
-        if sample.device.type == "cpu":
-            # oneDNN and our kernels work pixel by pixel: no convolution has to reorder its input
-            sample = sample.contiguous(memory_format=torch.channels_last)
+        sample = channels_last_on_cpu(sample)
         if self._settings.center_input_sample:
             sample = 2 * sample - 1
         sample = self.conv_in(sample)

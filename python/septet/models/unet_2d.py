@@ -14,6 +14,7 @@ from septet.nn import (
     MidBlock2D,
     ResnetOptions,
     UpBlock2D,
+    at_row,
 )
 
 if TYPE_CHECKING:
@@ -62,10 +63,7 @@ class PreparedUNet2D:
         Raises:
             ValueError: If the shape of ``sample`` does not suit the network or the class labels.
         """
-        if isinstance(row, Tensor):
-            times = self.times.index_select(0, row.reshape(1)).squeeze(0)
-        else:
-            times = self.times[row]
+        times = at_row(self.times, row)
         return self.model.denoise(sample, times)
 
 

@@ -16,6 +16,7 @@ from septet.nn import (
     ResnetOptions,
     TextContext,
     UpBlock2D,
+    at_row,
     repeat_rows,
 )
 
@@ -74,10 +75,7 @@ class PreparedUNet2DCondition:
             ValueError: If the shape of ``sample`` does not suit the network, the class labels or
                 the texts.
         """
-        if isinstance(row, Tensor):
-            times = self.times.index_select(0, row.reshape(1)).squeeze(0)
-        else:
-            times = self.times[row]
+        times = at_row(self.times, row)
         if not self.has_negative:
             return self.model.denoise(sample, times, self.keys_values)
         rows = 2 * sample.shape[0]

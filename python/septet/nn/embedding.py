@@ -49,6 +49,19 @@ def sinusoidal_embedding(
     return F.pad(embedding, (0, dim % 2))
 
 
+def at_row(table: Tensor, row: int | Tensor) -> Tensor:
+    """Return one row of what was computed ahead for all steps.
+
+    Args:
+        table: ``[num_steps, ...]``.
+        row: Its index. A tensor with one integer, on the table's device, is read there without a
+            host synchronisation.
+    """
+    if isinstance(row, torch.Tensor):
+        return table.index_select(0, row.reshape(1)).squeeze(0)
+    return table[row]
+
+
 class TimestepEmbedding(nn.Module):
     """Linear, activation, linear: turns a sinusoidal embedding into the vector that blocks see.
 
