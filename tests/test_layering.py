@@ -22,7 +22,7 @@ ARROWS = {
     "random": {"ops"},
     "nn": {"ops"},
     "text": {"checkpoints"},
-    "audio": {"ops", "checkpoints"},
+    "audio": {"checkpoints"},
     "models": {"nn", "ops", "random", "checkpoints", "audio"},
     "schedulers": {"ops", "random", "checkpoints"},
     "checkpoints": set(),
