@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 import septet
+from stored import Oracle
 
-DATA = Path(__file__).parent / "data" / "oracles"
 NAMES = ("grad_tts_single", "grad_tts_multi")
-
-
-@dataclass(frozen=True)
-class Oracle:
-    """One file: its description and its tensors."""
-
-    settings: dict[str, Any]
-    config: dict[str, Any]
-    tensors: dict[str, Tensor]
-
-    def weights(self) -> dict[str, Tensor]:
-        return {
-            key.removeprefix("weights."): tensor
-            for key, tensor in self.tensors.items()
-            if key.startswith("weights.")
-        }
-
-
-def load(name: str) -> Oracle:
-    description = json.loads((DATA / f"{name}.json").read_text())
-    tensors = load_file(DATA / f"{name}.safetensors")
-    return Oracle(description["constructor"], description["config"], tensors)
 
 
 def text_encoder(settings: dict[str, Any]) -> septet.GradTTSTextEncoder:
@@ -65,7 +39,7 @@ def unet(settings: dict[str, Any]) -> septet.UNetGradTTSModel:
 
 def load_networks(oracle: Oracle) -> tuple[septet.GradTTSTextEncoder, septet.UNetGradTTSModel]:
     """Make both networks with the oracle's weights, whose prefixes are taken off here."""
-    encoder, decoder = text_encoder(oracle.settings), unet(oracle.settings)
+    encoder, decoder = text_encoder(oracle.constructor), unet(oracle.constructor)
     own: dict[str, Tensor] = {}
     decoder_own: dict[str, Tensor] = {}
     for key, tensor in oracle.weights().items():
@@ -77,7 +51,3 @@ def load_networks(oracle: Oracle) -> tuple[septet.GradTTSTextEncoder, septet.UNe
     encoder.load_state_dict(own)
     decoder.load_state_dict(decoder_own)
     return encoder.eval().requires_grad_(False), decoder.eval().requires_grad_(False)
-
-
-def relative_error(ours: Tensor, expected: Tensor) -> float:
-    return float((ours - expected).detach().abs().max() / expected.detach().abs().max())

@@ -11,21 +11,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from torch import Tensor
 
 from septet import CheckpointError, UNet2DConditionModel, UNet2DModel
 from septet.checkpoints.conversions import conversion
 from septet.checkpoints.unet_2d_condition import condition_config
+from stored import Oracle, layout
 
-DATA = Path(__file__).parents[1] / "data"
 PREFIX = "model.diffusion_model."
 HERE = Path("model.ckpt")
-
-
-def layout(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((DATA / "layouts" / f"{name}.json").read_text())
-    return content
 
 
 def meta_tensors(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
@@ -43,20 +37,14 @@ def shapes(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
 
 def arguments_of(name: str) -> dict[str, Any]:
     """Read how a network of CompVis' code was made."""
-    content = json.loads((DATA / "oracles" / f"{name}.json").read_text())
-    arguments: dict[str, Any] = content["constructor"]
-    return arguments
+    return Oracle(name).constructor
 
 
 def oracle(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
     """Read a network of CompVis' code: its weights, its inputs and outputs, and its arguments."""
-    tensors = load_file(DATA / "oracles" / f"{name}.safetensors")
-    weights = {
-        key.removeprefix("weights."): tensor.float()
-        for key, tensor in tensors.items()
-        if key.startswith("weights.")
-    }
-    return weights, tensors, arguments_of(name)
+    stored = Oracle(name)
+    weights = {key: tensor.float() for key, tensor in stored.weights().items()}
+    return weights, stored.tensors, stored.constructor
 
 
 PUBLISHED = [

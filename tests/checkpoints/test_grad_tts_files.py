@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from grad_tts_oracles import NAMES, load, load_networks, unet
+from grad_tts_oracles import NAMES, load_networks, unet
 from septet import (
     CheckpointError,
     DiffusionPipeline,
@@ -19,6 +19,7 @@ from septet import (
     UNetGradTTSModel,
 )
 from septet.checkpoints.weight_norm import fold_weight_norm
+from stored import Oracle
 
 IDS = "{AA AA0 B}"
 
@@ -30,7 +31,7 @@ def states_equal(one, other):
 
 @pytest.fixture(params=NAMES)
 def oracle(request):
-    return load(request.param)
+    return Oracle(request.param)
 
 
 @pytest.fixture
@@ -45,11 +46,11 @@ def test_networks_from_the_authors_file(oracle, authors_file):
     loaded = GradTTSTextEncoder.from_single_file(authors_file)
     assert states_equal(loaded, encoder)
     assert loaded.config == {**encoder.config, "p_dropout": 0.1}
-    settings = {"n_feats": oracle.settings["n_feats"]}
+    settings = {"n_feats": oracle.constructor["n_feats"]}
     loaded_decoder = UNetGradTTSModel.from_single_file(authors_file, config=settings)
     assert states_equal(loaded_decoder, decoder)
     expected = dict(decoder.config)
-    if oracle.settings["n_spks"] == 1:
+    if oracle.constructor["n_spks"] == 1:
         expected["spk_emb_dim"] = 64  # not in the weights, and not used
     assert dict(loaded_decoder.config) == expected
 
@@ -81,7 +82,7 @@ def test_pipeline_from_the_authors_file(oracle, authors_file):
     ],
 )
 def test_damaged_authors_files(tmp_path, change, message):
-    weights = load("grad_tts_single").weights()
+    weights = Oracle("grad_tts_single").weights()
     change(weights)
     torch.save(weights, tmp_path / "grad-tts.pt")
     with pytest.raises(CheckpointError, match=message):
@@ -137,9 +138,9 @@ def test_folder_of_2022(oracle, folder_of_2022):
 
 
 def test_round_trip(tmp_path):
-    oracle = load("grad_tts_single")
+    oracle = Oracle("grad_tts_single")
     encoder, decoder = load_networks(oracle)
-    vocoder = HiFiGANModel(**{**load("hifigan").settings, "num_mels": 8}).eval()
+    vocoder = HiFiGANModel(**{**Oracle("hifigan").constructor, "num_mels": 8}).eval()
     vocoder.requires_grad_(False)
     saved = GradTTSPipeline(
         decoder, encoder, GradTTSScheduler(), GradTTSTokenizer(strip_punctuation=True), vocoder
@@ -157,7 +158,7 @@ def test_round_trip(tmp_path):
 
 
 def test_a_pipeline_may_be_a_component(tmp_path):
-    encoder, decoder = load_networks(load("grad_tts_single"))
+    encoder, decoder = load_networks(Oracle("grad_tts_single"))
     parts = (decoder, encoder, GradTTSScheduler(), GradTTSTokenizer())
     inner, outer = GradTTSPipeline(*parts), GradTTSPipeline(*parts)
     outer.vocoder = inner  # any pipeline will do to be saved and loaded
@@ -171,7 +172,7 @@ def test_a_pipeline_may_be_a_component(tmp_path):
 
 @pytest.mark.parametrize("link", [False, True])
 def test_a_folder_inside_itself_is_refused(tmp_path, link):
-    encoder, decoder = load_networks(load("grad_tts_single"))
+    encoder, decoder = load_networks(Oracle("grad_tts_single"))
     GradTTSPipeline(decoder, encoder, GradTTSScheduler(), GradTTSTokenizer()).save_pretrained(
         tmp_path
     )
@@ -186,10 +187,10 @@ def test_a_folder_inside_itself_is_refused(tmp_path, link):
 
 @pytest.fixture
 def hifigan_files(tmp_path):
-    oracle = load("hifigan")
+    oracle = Oracle("hifigan")
     torch.save({"generator": oracle.weights()}, tmp_path / "hifigan.pt")
     training = {"segment_size": 8192, "fmax": 8000, "num_gpus": 0, "dist_config": {"a": 1}}
-    config = {**oracle.settings, **training, "num_mels": 80, "sampling_rate": 22050}
+    config = {**oracle.constructor, **training, "num_mels": 80, "sampling_rate": 22050}
     (tmp_path / "hifigan-config.json").write_text(json.dumps(config))
     return tmp_path
 
@@ -197,7 +198,7 @@ def hifigan_files(tmp_path):
 def test_hifigan_of_the_authors(hifigan_files):
     path, config = hifigan_files / "hifigan.pt", hifigan_files / "hifigan-config.json"
     model = HiFiGANModel.from_single_file(path, config=config)
-    oracle = load("hifigan")
+    oracle = Oracle("hifigan")
     expected = fold_weight_norm(oracle.weights())
     assert all(torch.equal(tensor, expected[key]) for key, tensor in model.state_dict().items())
     with pytest.raises(CheckpointError, match="config must be given"):
@@ -208,7 +209,7 @@ def test_hifigan_of_the_authors(hifigan_files):
 
 
 def test_an_incomplete_weight_norm_is_refused(hifigan_files):
-    weights = load("hifigan").weights()
+    weights = Oracle("hifigan").weights()
     del weights["conv_pre.weight_g"]
     torch.save({"generator": weights}, hifigan_files / "hifigan.pt")
     with pytest.raises(CheckpointError, match=r"hifigan.pt: .*lacks its magnitude"):
@@ -221,6 +222,6 @@ def test_published_unet_dumps_keep_their_own_names():
     # nothing that the network needs is mistaken for a dead weight
     from septet.checkpoints.grad_tts import decoder_keys
 
-    settings = load("grad_tts_multi").settings
+    settings = Oracle("grad_tts_multi").constructor
     weights = unet(settings).state_dict()
     assert decoder_keys(weights, None).keys() == weights.keys()

@@ -13,8 +13,8 @@ from torch import Tensor
 from septet import AutoencoderKL, CheckpointError, LDMBertModel, VQModel
 from septet.checkpoints import conversion
 from septet.models import PretrainedModel
+from stored import layout
 
-LAYOUTS = Path(__file__).parents[1] / "data" / "layouts"
 PATH = Path("model.ckpt")
 
 DIFFUSERS: dict[str, type[PretrainedModel]] = {
@@ -41,11 +41,6 @@ EARLY: dict[str, Any] = {
     "z_channels": 4,
     "embed_dim": 4,
 }
-
-
-def layout(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((LAYOUTS / f"{name}.json").read_text())
-    return content
 
 
 def without_values(shapes: dict[str, list[int]]) -> dict[str, Tensor]:

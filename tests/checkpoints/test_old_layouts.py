@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from septet.checkpoints.early_keys import early_keys
 from septet.checkpoints.keys import july_keys, modern_keys
 from septet.checkpoints.unet_2d import authors_config, unet_config, unet_keys
 from septet.models import UNet2DConfig
+from stored import layout
 
-LAYOUTS = Path(__file__).resolve().parent.parent / "data" / "layouts"
 PUBLISHED = {
     "diffusers_ddpm_cifar10_32_unet": {
         "ch": 128,
@@ -47,11 +46,6 @@ WRITERS = {
     "july": old_layouts.write_july,
     "0.1": old_layouts.write_old,
 }
-
-
-def layout(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((LAYOUTS / f"{name}.json").read_text())
-    return loaded
 
 
 def shapes(tensors: dict[str, Tensor]) -> dict[str, list[int]]:

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bddm_oracles import Oracle, layout
+from bddm_oracles import Oracle
 from septet import BDDMPipeline, BDDMScheduler, DiffusionPipeline, PhiloxSeeds
 from septet.checkpoints.conversions import conversion
 from septet.errors import CheckpointError
 from septet.models import DiffWaveModel, GALRModel
+from stored import layout
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from septet import AutoencoderKL
 from septet.models import DiagonalGaussianDistribution
+from septet.testing.tolerances import relative_error
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -70,12 +70,6 @@ def pair(name: str) -> tuple[AutoencoderKL, Any]:
     ours = AutoencoderKL(**CONFIGS[name]).eval()
     ours.load_state_dict(theirs.state_dict())
     return ours, theirs
-
-
-def relative_error(result: Tensor, expected: Tensor) -> float:
-    """Return the largest difference as a fraction of the largest expected value."""
-    assert result.shape == expected.shape
-    return ((result - expected).abs().max() / expected.abs().max()).item()
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -8,24 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from test_autoencoder_kl import relative_error
+from safetensors.torch import save_file
 from torch import Tensor
 
 from septet import AutoencoderKL, CheckpointError, LDMBertModel, VQModel
-
-DATA = Path(__file__).parents[1] / "data" / "oracles"
+from septet.testing.tolerances import relative_error
+from stored import Oracle
 
 
 def oracle(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
     """Return the weights under CompVis' names, the other tensors, and the description."""
-    tensors = load_file(DATA / f"{name}.safetensors")
-    weights = {
-        key.removeprefix("weights."): tensor.float()
-        for key, tensor in tensors.items()
-        if key.startswith("weights.")
-    }
-    return weights, tensors, json.loads((DATA / f"{name}.json").read_text())
+    stored = Oracle(name)
+    weights = {key: tensor.float() for key, tensor in stored.weights().items()}
+    return weights, stored.tensors, stored.info
 
 
 def whole_model(weights: dict[str, Tensor], prefix: str, path: Path) -> Path:

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 import septet
-from bddm_oracles import Oracle, layout, relative_error
+from bddm_oracles import Oracle
 from septet.checkpoints.weight_norm import fold_weight_norm
 from septet.models import DiffWaveModel
+from septet.testing.tolerances import relative_error
+from stored import layout
 
 # Ten times what another convolution backend makes of the authors' own code.
 TOLERANCE = 1e-5

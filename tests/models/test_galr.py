@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bddm_oracles import Oracle, layout, relative_error
+from bddm_oracles import Oracle
 from septet.models import GALRModel
+from septet.testing.tolerances import relative_error
+from stored import layout
 
 TOLERANCE = 1e-5
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
+import stored
 from septet import GlideSuperResolutionUNet, GlideTextToImageUNet
 from septet.models import glide_unet
 
-LAYOUTS = Path(__file__).resolve().parent.parent / "data" / "layouts"
 TINY = {
     "sample_size": 8,
     "model_channels": 8,
@@ -65,7 +62,7 @@ def sample(batch=2, channels=3, size=8):
     [("glide_base", GlideTextToImageUNet), ("glide_upsampler", GlideSuperResolutionUNet)],
 )
 def test_defaults_are_the_published_networks(name, network):
-    layout = json.loads((LAYOUTS / f"{name}.json").read_text())
+    layout = stored.layout(name)
     with torch.device("meta"):
         unet = network()
     assert sum(weights.numel() for weights in unet.parameters()) == layout["n_parameters"]

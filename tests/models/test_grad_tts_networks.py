@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
 import septet
-from grad_tts_oracles import NAMES, load, load_networks, relative_error, text_encoder, unet
+import stored
+from grad_tts_oracles import NAMES, load_networks, text_encoder, unet
+from septet.testing.tolerances import relative_error
 
-LAYOUTS = Path(__file__).parents[1] / "data" / "layouts"
 # The authors' own networks differ by 6e-6 (single) and 6e-5 (multi) with another convolution.
 TOLERANCE = 1e-5
 
 
 @pytest.fixture(params=NAMES)
 def oracle(request):
-    return load(request.param)
+    return stored.Oracle(request.param)
 
 
 def estimate(decoder, tensors, **changes):
@@ -59,7 +57,7 @@ def test_prepared_decoder(oracle):
 
 @pytest.mark.parametrize("name", ["grad_tts_ljspeech", "grad_tts_libritts"])
 def test_published_keys(name):
-    layout = json.loads((LAYOUTS / f"{name}.json").read_text())
+    layout = stored.layout(name)
     with torch.device("meta"):
         encoder, decoder = text_encoder(layout["config"]), unet(layout["config"])
     shapes = {f"encoder.{key}": tensor for key, tensor in encoder.state_dict().items()}
@@ -69,7 +67,7 @@ def test_published_keys(name):
 
 
 def test_defaults_are_the_published_ones():
-    layout = json.loads((LAYOUTS / "grad_tts_ljspeech.json").read_text())
+    layout = stored.layout("grad_tts_ljspeech")
     assert septet.models.GradTTSTextEncoderConfig().to_dict() == text_encoder_config(layout)
     with torch.device("meta"):
         assert unet(layout["config"]).config == septet.models.UNetGradTTSConfig().to_dict()
@@ -82,7 +80,7 @@ def text_encoder_config(layout):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_those_of_float64(name):
-    oracle = load(name)
+    oracle = stored.Oracle(name)
     gradients = []
     for dtype in (torch.float32, torch.float64):
         encoder, decoder = (net.to(dtype).requires_grad_(True) for net in load_networks(oracle))
@@ -101,7 +99,7 @@ def test_gradients_are_those_of_float64(name):
 
 
 def test_durations_send_no_gradient_into_the_encoder():
-    encoder, _ = load_networks(load("grad_tts_single"))
+    encoder, _ = load_networks(stored.Oracle("grad_tts_single"))
     encoder.requires_grad_(True)
     encoder(torch.tensor([[1, 2, 3]]), torch.tensor([3])).log_durations.sum().backward()
     reached = {name for name, p in encoder.named_parameters() if p.grad is not None}
@@ -109,7 +107,7 @@ def test_durations_send_no_gradient_into_the_encoder():
 
 
 def test_padding_does_not_change_the_encoding():
-    encoder, _ = load_networks(load("grad_tts_single"))
+    encoder, _ = load_networks(stored.Oracle("grad_tts_single"))
     ids = torch.arange(9)[None]
     alone = encoder(ids, torch.tensor([9]))
     padded = encoder(torch.nn.functional.pad(ids, (0, 4), value=7), torch.tensor([9]))
@@ -118,7 +116,7 @@ def test_padding_does_not_change_the_encoding():
 
 
 def test_dropout_in_training_only():
-    encoder, _ = load_networks(load("grad_tts_single"))
+    encoder, _ = load_networks(stored.Oracle("grad_tts_single"))
     arguments = torch.tensor([[1, 2, 3]]), torch.tensor([3])
     assert torch.equal(encoder(*arguments).mu, encoder(*arguments).mu)
     encoder.train()
@@ -136,14 +134,14 @@ def test_dropout_in_training_only():
     ],
 )
 def test_wrong_shapes_are_refused(changes, message):
-    oracle = load("grad_tts_single")
+    oracle = stored.Oracle("grad_tts_single")
     with pytest.raises(ValueError, match=message):
         estimate(load_networks(oracle)[1], oracle.tensors, **changes)
 
 
 def test_speakers_are_checked():
     for name, wrong in (("grad_tts_single", torch.tensor([0, 1])), ("grad_tts_multi", None)):
-        oracle = load(name)
+        oracle = stored.Oracle(name)
         with pytest.raises(ValueError, match="speaker_ids must"):
             estimate(load_networks(oracle)[1], oracle.tensors | {"input.spk": wrong})
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
-from grad_tts_oracles import load, relative_error
+import stored
 from septet.checkpoints.weight_norm import fold_weight_norm
 from septet.models import HiFiGANModel
-
-LAYOUT = Path(__file__).parents[1] / "data" / "layouts" / "hifigan_v1_generator.json"
+from septet.testing.tolerances import relative_error
 
 
 def small(**changes):
-    return HiFiGANModel(**{**load("hifigan").settings, **changes})
+    return HiFiGANModel(**{**stored.Oracle("hifigan").constructor, **changes})
 
 
 def test_audio():
-    oracle = load("hifigan")
+    oracle = stored.Oracle("hifigan")
     model = small().eval().requires_grad_(False)
     model.load_state_dict(fold_weight_norm(oracle.weights()))
     audio = model(oracle.tensors["input.mel"])
@@ -31,7 +27,7 @@ def test_audio():
 
 
 def test_published_keys():
-    layout = json.loads(LAYOUT.read_text())
+    layout = stored.layout("hifigan_v1_generator")
     with torch.device("meta"):
         model = HiFiGANModel()
         normed = {key: torch.empty(shape) for key, shape in layout["keys"].items()}

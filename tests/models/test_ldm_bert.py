@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_autoencoder_kl import relative_error
 from torch import Tensor
 
 from septet import CheckpointError, LDMBertModel
+from septet.testing.tolerances import relative_error
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import stored
 from septet import UNet2DConditionModel, UNet2DModel
-
-LAYOUTS = Path(__file__).resolve().parent.parent / "data" / "layouts"
 
 
 def published(name: str) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((LAYOUTS / f"{name}.json").read_text())["config"]
+    config: dict[str, Any] = stored.layout(name)["config"]
     return config
 
 

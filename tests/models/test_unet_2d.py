@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import stored
 from septet.models import UNet2DModel
+from septet.testing.tolerances import relative_error
 
 diffusers = pytest.importorskip("diffusers")
 
-LAYOUTS = Path(__file__).parents[1] / "data" / "layouts"
 
 SMALL: dict[str, Any] = {
     "sample_size": 16,
@@ -116,11 +115,6 @@ def inputs(model: UNet2DModel, batch: int = 3) -> tuple[Tensor, Tensor | None]:
     return sample, labels
 
 
-def relative_error(result: Tensor, expected: Tensor) -> float:
-    """Return the largest difference as a fraction of the largest expected value."""
-    return ((result - expected).abs().max() / expected.abs().max()).item()
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
 def test_matches_diffusers(name: str) -> None:
@@ -164,7 +158,7 @@ def test_samples_of_a_batch_do_not_mix(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cifar10_32", "celebahq_256"])
 def test_published_layouts(name: str) -> None:
-    layout = json.loads((LAYOUTS / f"ddpm_{name}_unet.json").read_text())
+    layout = stored.layout(f"ddpm_{name}_unet")
     with torch.device("meta"):
         model = UNet2DModel.from_config(layout["config"])
     shapes = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from septet import DDIMScheduler, SamplingLoop
 from septet.models import UNet2DConditionModel
+from septet.testing.tolerances import relative_error
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -138,11 +139,6 @@ def inputs(model: UNet2DConditionModel, batch: int = 3) -> tuple[Tensor, Tensor,
     elif config.class_embed_type == "identity":
         labels = torch.randn(batch, 4 * config.block_out_channels[0])
     return sample, text, labels
-
-
-def relative_error(result: Tensor, expected: Tensor) -> float:
-    """Return the largest difference as a fraction of the largest expected value."""
-    return ((result - expected).abs().max() / expected.abs().max()).item()
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_autoencoder_kl import SMALL, relative_error
+from test_autoencoder_kl import SMALL
 
 from septet import VQModel
 from septet.nn import VectorQuantizer
+from septet.testing.tolerances import relative_error
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from septet.models import GlideSuperResolutionUNet, GlideTextToImageUNet
+from stored import Oracle
 
-DATA = Path(__file__).resolve().parent.parent / "data"
 _SAME = (
     *("out_channels", "model_channels", "num_res_blocks", "dropout", "num_heads"),
     *("num_head_channels", "text_ctx", "xf_width", "xf_layers", "xf_heads", "n_vocab"),
@@ -20,9 +17,8 @@ _LISTS = ("channel_mult", "attention_resolutions")
 
 
 def oracle(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    folder = DATA / "oracles"
-    tensors = load_file(folder / f"{name}.safetensors")
-    return tensors, json.loads((folder / f"{name}.json").read_text())
+    stored = Oracle(name)
+    return stored.tensors, stored.info
 
 
 def settings(case: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +40,3 @@ def network(
     weights = {k.removeprefix("weights."): v for k, v in tensors.items() if k[:8] == "weights."}
     made.load_state_dict({key: value.to(dtype) for key, value in weights.items()}, assign=True)
     return made.eval().requires_grad_(False)
-
-
-def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
-    return ((got.double() - expected.double()).abs().max() / expected.abs().max()).item()

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bddm_oracles import Oracle, relative_error
+from bddm_oracles import Oracle
 from septet import BDDMPipeline, BDDMScheduler, DDPMScheduler, DiffWaveModel, PhiloxSeeds
 from septet.pipelines import bddm
+from septet.testing.tolerances import relative_error
 
 TOLERANCE = 1e-5
 TINY: dict[str, Any] = {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from glide_oracles import network, oracle, relative_error
+from glide_oracles import network, oracle
 
 import septet
 from septet.bench.glide_original import OriginalGlide, OriginalSampler, guided
+from septet.testing.tolerances import relative_error
 
 BASES = ("glide_base", "glide_base_wide")
 CASES = (*BASES, "glide_upsampler")

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bddm_oracles import DATA, Oracle, relative_error
+from bddm_oracles import Oracle
 from septet import BDDMPipeline, BDDMScheduler
 from septet.pipelines.schedule_search import ScheduleFollower, starting_points
+from septet.testing.tolerances import relative_error
+from stored import DATA
 
 TOLERANCE = 1e-5
 

@@ -14,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bddm_oracles import DATA, Oracle, relative_error
+from bddm_oracles import Oracle
 from septet.errors import CheckpointError
 from septet.models import DiffWaveModel
 from septet.schedulers import BDDMScheduler, DDPMScheduler, NoiseSchedule
 from septet.schedulers.noise_schedule import noise_level_to_timestep
+from septet.testing.tolerances import relative_error
+from stored import DATA
 
 TOLERANCE = 1e-5
 TABLES = json.loads((DATA / "oracles/bddm_tables.json").read_text())

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import septet
+from septet.testing.tolerances import relative_error
 
 diffusers = pytest.importorskip("diffusers")
 from diffusers.schedulers import scheduling_ddpm  # noqa: E402
@@ -124,10 +125,6 @@ def in_float64(name, config):
     return scheduler
 
 
-def error(got, expected):
-    return ((got - expected).abs().max() / expected.abs().max()).item()
-
-
 class Comparison:
     """Four schedulers that take the same steps: both of ours, diffusers, diffusers in float64."""
 
@@ -175,9 +172,9 @@ class Comparison:
 
 def assert_close(results):
     for default, float32, theirs, exact in zip(*results.values(), strict=True):
-        assert error(default, exact) < CLOSE
-        assert error(default, theirs) < NEAR
-        assert error(float32, theirs) < CLOSE
+        assert relative_error(default, exact) < CLOSE
+        assert relative_error(default, theirs) < NEAR
+        assert relative_error(float32, theirs) < CLOSE
 
 
 @pytest.mark.parametrize(("name", "config"), list(choices()))
@@ -245,6 +242,6 @@ def test_zero_snr_with_full_noise_is_nan_in_diffusers(monkeypatch):
     x0, noise = first["exact"][1], run.noise.double()
     expected = alpha_prod_t_prev.sqrt() * x0 + (1 - alpha_prod_t_prev).sqrt() * noise
     for key in ("default", "float32"):
-        assert error(first[key][0], expected) < CLOSE
+        assert relative_error(first[key][0], expected) < CLOSE
     for results in steps:
         assert_close(results)

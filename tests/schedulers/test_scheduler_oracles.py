@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import septet
+from septet.testing.tolerances import relative_error
 
 DATA = Path(__file__).parents[1] / "data" / "oracles"
 
@@ -51,10 +52,6 @@ def replay(tensors, run, dtype, table_dtype="float64"):
         sample = result.prev_sample
         yield sample, result.pred_original_sample
     assert next(noise, None) is None
-
-
-def relative_error(got, expected):
-    return ((got.double() - expected.double()).abs().max() / expected.abs().max()).item()
 
 
 @pytest.mark.parametrize("table_dtype", ["float64", "float32"])

@@ -41,6 +41,12 @@ def assert_as_accurate(
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Return ``max|a - b| / max|b|`` in float64."""
+    """Return ``max|a - b| / max|b|`` in float64.
+
+    Raises:
+        AssertionError: If the shapes differ.
+    """
+    assert actual.shape == expected.shape, f"shape {actual.shape}, not {expected.shape}"
+    actual, expected = actual.detach(), expected.detach()
     difference = (actual.double() - expected.double()).abs().max()
     return float(difference / expected.double().abs().max())
