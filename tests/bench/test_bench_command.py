@@ -69,11 +69,19 @@ def test_wrong_usage(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def _record(value=4.0, name="a<b & 'c'", timing=Timing((1e-3,))):  # noqa: B008  it is immutable
+def _record(value=4.0, name="a<b & 'c'", timing=Timing((1e-3,)), **changes):  # noqa: B008
     accuracy = records.Accuracy(1e-6, 2e-7, "float64")
     speedup = records.Speedup("eager", value, value, value, accuracy)
-    case = {"name": name}
-    return records.Record(facts(1), "ops", case, "septet", timing, accuracy, (speedup,))
+    values = {
+        "run": facts(1, "septet bench --filter 'a|b'"),
+        "suite": "ops",
+        "case": {"name": name},
+        "implementation": "septet",
+        "latency": records.Latency.of(timing),
+        "accuracy": accuracy,
+        "speedups": (speedup,),
+    }
+    return records.Record(**values | changes)
 
 
 def _texts(path):
@@ -111,12 +119,59 @@ def test_restless_timings_are_pointed_out(tmp_path):
     found = [_record(timing=calm), _record(timing=restless)]
     assert report.unrest(found).startswith("1 of 2 medians")
     path = tmp_path / "page.md"
-    report.write_markdown(found, path, "septet bench")
+    report.write_markdown(found, path)
     assert report.unrest(found) in path.read_text()
 
 
 def test_a_page_without_a_picture(tmp_path):
     path = tmp_path / "page.md"
-    report.write_markdown([_record()], path, "septet bench")
+    report.write_markdown([_record()], path)
     assert "![" not in path.read_text()
     assert "| 2.0e-07 | 4.00x eager |" in path.read_text()
+    assert "peak memory |" not in path.read_text()
+
+
+def test_pages_and_pictures_of_several_runs(tmp_path, capsys):
+    memory = records.Memory(3_600_000_000, 3_000_000_000)
+    run = facts(2, "septet bench --suite large")
+    files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    records.write_json_lines([_record()], files[0])
+    large = [
+        _record(run=run, suite="large", memory=memory, implementation=who) for who in ("A", "B")
+    ]
+    records.write_json_lines(large, files[1])
+    page, picture, merged = tmp_path / "page.md", tmp_path / "plot.svg", tmp_path / "all.jsonl"
+    outputs = ["--markdown", str(page), "--plot", str(picture), "--json", str(merged)]
+    assert main(["bench", "--from-json", *map(str, files), *outputs]) == 0
+
+    assert merged.read_text() == files[0].read_text() + files[1].read_text()
+    text = page.read_text()
+    assert "| run | ops | large |" in text
+    # no bar of a regular expression is taken for the edge of a column
+    assert r"| command | `septet bench --filter 'a\|b'` | `septet bench --suite large` |" in text
+    ops, large = text.split("## Large networks")
+    assert "peak memory |" not in ops
+    assert "| 3.60 GB (1.20x) | 4.00x eager |" in large
+    assert large.count("`a<b & 'c'`") == 1  # the name of a case stands in its first line only
+    assert text.count("`a<b & 'c'`") == 2
+    assert "3.60 GB" in capsys.readouterr().out
+    assert sum(e.get("fill") == "#4878a8" for e in ElementTree.parse(picture).iter()) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "message"),
+    [
+        ("{}\n", [], "line 1: not a record"),
+        ("", [], "no record"),
+        (None, [], "No such file"),
+        ("", ["--suite", "large"], "--from-json takes all"),
+        ("", ["--filter", "x"], "--from-json takes all"),
+        ("", ["--list"], "--from-json takes all"),
+    ],
+)
+def test_wrong_files_of_records(tmp_path, content, more, message, capsys):
+    path = tmp_path / "records.jsonl"
+    if content is not None:
+        path.write_text(content)
+    assert main(["bench", "--from-json", str(path), *more]) == (1 if content is None else 2)
+    assert message in capsys.readouterr().err

@@ -16,12 +16,18 @@ import torch
 from septet import _host
 
 
-def facts(threads: int) -> dict[str, Any]:
-    """Return the fields that all records of a run share."""
+def facts(threads: int, command: str = "") -> dict[str, Any]:
+    """Return the fields that all records of a run share.
+
+    Args:
+        threads: For torch and the kernels.
+        command: The command line that asked for the run, if there was one.
+    """
     build = _host.build_info()
     return {
         "run_id": uuid.uuid4().hex,
         "utc": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "command": command,
         "host": {
             "cpu": cpu_name(),
             "cores": os.cpu_count(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -18,7 +18,7 @@ def write_svg(records: Sequence[Record], path: Path) -> None:
     """Draw one bar per speed-up over the first baseline of a case, with its accuracy.
 
     Args:
-        records: Of one run; those without a speed-up are left out.
+        records: Of one run or several; those without a speed-up are left out.
         path: The file, which is replaced.
     """
     bars = [(record, record.speedups[0]) for record in records if record.speedups]
@@ -29,13 +29,21 @@ def write_svg(records: Sequence[Record], path: Path) -> None:
     )
     lines = [head, "<rect width='100%' height='100%' fill='white'/>"]
     if records:
-        run = records[0].run
-        lines += _text(10, 20, f"Speed-up (ratio of medians) on {run['host']['cpu']}", size=14)
-        versions = f"{run['threads']} threads, torch {run['torch']}, diffusers {run['diffusers']}"
+        runs = [record.run for record in records]
+        machines = _distinct(run["host"]["cpu"] for run in runs)
+        lines += _text(10, 20, f"Speed-up (ratio of medians) on {machines}", size=14)
+        versions = _distinct(
+            f"{run['threads']} threads, torch {run['torch']}, diffusers {run['diffusers']}"
+            for run in runs
+        )
         lines += _text(10, 38, f"{versions}; in brackets the largest relative error")
     lines += _bars(bars, height)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([*lines, "</svg>", ""]), encoding="utf-8")
+
+
+def _distinct(texts: Iterable[str]) -> str:
+    return " / ".join(dict.fromkeys(texts))
 
 
 def _bars(bars: Sequence[tuple[Record, Speedup]], height: int) -> Iterator[str]:

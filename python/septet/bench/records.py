@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from septet.testing.timing import Timing, percentile, round_ratios
 
-SCHEMA = "septet.bench/1"
+SCHEMA = "septet.bench/2"
 
+#: Names of the fields that all records of a run share.
+RUN_FIELDS = (
+    "run_id", "utc", "command", "host", "torch", "diffusers", "native", "threads", "load",
+)  # fmt: skip
 #: Names of all fields of a record; a reader may rely on every one being there.
 FIELDS = (
-    "schema", "run_id", "utc", "host", "torch", "diffusers", "native", "threads", "load",
-    "suite", "case", "implementation", "rounds", "calls_per_round", "latency_s", "roofline",
-    "accuracy", "ratios",
+    "schema", *RUN_FIELDS, "suite", "case", "implementation", "rounds", "calls_per_round",
+    "latency_s", "memory", "roofline", "accuracy", "ratios",
 )  # fmt: skip
-LATENCY_FIELDS = ("count", "mean", "stdev", "min", "p10", "p50", "p90", "p95", "p99")
 HOST_FIELDS = ("cpu", "cores", "isa", "ram_gb")
 
 
@@ -113,28 +115,97 @@ class Roofline:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """Seconds per call, over the rounds; the fields of a record's ``latency_s``.
+
+    Attributes:
+        count: Number of rounds.
+        mean, stdev, min: Over the rounds.
+        p10, p50, p90, p95, p99: Percentiles.
+
+    Raises:
+        ValueError: If one is no finite number, or negative.
+    """
+
+    count: int
+    mean: float
+    stdev: float
+    min: float
+    p10: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+
+    def __post_init__(self) -> None:
+        if not all(0 <= value < math.inf for value in asdict(self).values()):
+            raise ValueError("latency_s must hold finite numbers that are not negative")
+
+    @classmethod
+    def of(cls, timing: Timing) -> Latency:
+        """Summarise a timing."""
+        values = timing.values
+        percentiles = {f"p{percent}": timing.percentile(percent) for percent in _PERCENTILES}
+        return cls(len(values), timing.mean, timing.stdev, min(values), **percentiles)
+
+    @property
+    def spread(self) -> float:
+        """Half the distance from the 10th to the 90th percentile, relative to the median."""
+        return (self.p90 - self.p10) / (2 * self.p50)
+
+
+_PERCENTILES = (10, 50, 90, 95, 99)
+LATENCY_FIELDS = tuple(Latency.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How much memory the calls need.
+
+    Attributes:
+        peak_bytes: The most that was in use, weights included, beyond what the libraries took.
+        weights_bytes: Of the file of weights.
+
+    Raises:
+        ValueError: If one is no number of bytes.
+    """
+
+    peak_bytes: int
+    weights_bytes: int
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"memory: {name} must be a number of bytes, got {value!r}")
+
+
+@dataclass(frozen=True)
 class Record:
     """One implementation of one case, measured.
 
     Attributes:
         run: The fields that all records of a run share, see :func:`septet.bench.machine.facts`.
-        suite: "ops" or "models".
+        suite: One of :data:`septet.bench.rows.SUITES`.
         case: What ran: name, dtype, shape and the like.
         implementation: Who ran it.
-        timing: How long it took.
+        latency: How long it took.
+        calls_per_round: Each round's value is the mean over so many calls.
         accuracy: None only for what cannot be compared with anything; no ratios then.
         speedups: Over every baseline of the case.
         roofline: None if unknown.
+        memory: None if not measured: where all implementations share a process.
     """
 
     run: Mapping[str, Any]
     suite: str
     case: Mapping[str, Any]
     implementation: str
-    timing: Timing
+    latency: Latency
+    calls_per_round: int = 1
     accuracy: Accuracy | None = None
     speedups: tuple[Speedup, ...] = field(default=())
     roofline: Roofline | None = None
+    memory: Memory | None = None
 
     def __post_init__(self) -> None:
         if any(speedup.accuracy != self.accuracy for speedup in self.speedups):
@@ -142,13 +213,6 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON values, checked."""
-        timing = self.timing
-        latency = {
-            "count": len(timing.values), "mean": timing.mean, "stdev": timing.stdev,
-            "min": min(timing.values), "p10": timing.percentile(10), "p50": timing.median,
-            "p90": timing.percentile(90), "p95": timing.percentile(95),
-            "p99": timing.percentile(99),
-        }  # fmt: skip
         roofline = self.roofline
         entry: dict[str, Any] = {
             "schema": SCHEMA,
@@ -156,9 +220,10 @@ class Record:
             "suite": self.suite,
             "case": dict(self.case),
             "implementation": self.implementation,
-            "rounds": len(timing.values),
-            "calls_per_round": timing.calls_per_value,
-            "latency_s": latency,
+            "rounds": self.latency.count,
+            "calls_per_round": self.calls_per_round,
+            "latency_s": asdict(self.latency),
+            "memory": self.memory and asdict(self.memory),
             "roofline": roofline and {**asdict(roofline), "percent": roofline.percent},
             "accuracy": self.accuracy and asdict(self.accuracy),
             "ratios": {
@@ -167,6 +232,32 @@ class Record:
         }
         validate(entry)
         return entry
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Record:
+        """Make the record of which :meth:`to_json` returned an object.
+
+        Raises:
+            ValueError: See :func:`validate`.
+        """
+        validate(entry)
+        accuracy, roofline, memory = entry["accuracy"], entry["roofline"], entry["memory"]
+        accuracy = accuracy and Accuracy(**accuracy)
+        return cls(
+            {name: entry[name] for name in RUN_FIELDS},
+            entry["suite"],
+            entry["case"],
+            entry["implementation"],
+            Latency(**entry["latency_s"]),
+            entry["calls_per_round"],
+            accuracy,
+            tuple(Speedup(over, **r, accuracy=accuracy) for over, r in entry["ratios"].items()),
+            roofline and Roofline(**{k: roofline[k] for k in _ROOFLINE_FIELDS[:-1]}),
+            memory and Memory(**memory),
+        )
+
+
+_ROOFLINE_FIELDS = (*Roofline.__dataclass_fields__, "percent")
 
 
 def validate(entry: Mapping[str, Any]) -> None:
@@ -181,8 +272,12 @@ def validate(entry: Mapping[str, Any]) -> None:
         raise ValueError(f"schema must be {SCHEMA!r}, got {entry['schema']!r}")
     _same_keys("host", entry["host"], HOST_FIELDS)
     _same_keys("latency_s", entry["latency_s"], LATENCY_FIELDS)
-    if not all(0 <= v < math.inf for v in entry["latency_s"].values()):
-        raise ValueError("latency_s must hold finite numbers that are not negative")
+    Latency(**entry["latency_s"])
+    if entry["roofline"] is not None:
+        _same_keys("roofline", entry["roofline"], _ROOFLINE_FIELDS)
+    if entry["memory"] is not None:
+        _same_keys("memory", entry["memory"], Memory.__dataclass_fields__)
+        Memory(**entry["memory"])
     accuracy = entry["accuracy"]
     if accuracy is not None:
         _same_keys("accuracy", accuracy, ("max_abs", "max_rel", "ref"))
@@ -207,3 +302,30 @@ def write_json_lines(records: Iterable[Record], path: Path) -> None:
     lines = [json.dumps(record.to_json(), allow_nan=False) for record in records]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def read_json_lines(path: Path) -> list[Record]:
+    """Read what :func:`write_json_lines` wrote.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If a line is no record; the message names it.
+    """
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            records.append(Record.from_json(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}, line {number}: not a record: {error}") from error
+    return records
+
+
+def merge(runs: Iterable[Sequence[Record]]) -> list[Record]:
+    """Put the records of several runs together; of a case measured again, the last run counts."""
+    cases: dict[object, list[Record]] = {}
+    for run in runs:
+        fresh: dict[object, list[Record]] = {}
+        for record in run:
+            fresh.setdefault((record.suite, record.case["name"]), []).append(record)
+        cases |= fresh
+    return [record for records in cases.values() for record in records]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from septet.bench import machine
-from septet.bench.records import Accuracy, Record, Roofline, Speedup
+from septet.bench.records import Accuracy, Latency, Record, Roofline, Speedup
 from septet.bench.rows import Implementation, Row, Workload
 from septet.testing.timing import Plan, Timing, interleave
 from septet.testing.tolerances import relative_error
@@ -30,15 +30,20 @@ class Settings:
     Attributes:
         plan: How long, see :class:`septet.testing.timing.Plan`.
         threads: For torch, the kernels and the probe.
+        command: The command line that asks for it, for the records.
     """
 
     plan: Plan = field(default_factory=Plan)
     threads: int = field(default_factory=torch.get_num_threads)
+    command: str = ""
 
     @classmethod
-    def of(cls, seconds: float, rounds: int | None, threads: int | None) -> Settings:
+    def of(
+        cls, seconds: float, rounds: int | None, threads: int | None, command: str = ""
+    ) -> Settings:
         """Make settings from what a user gives; None leaves the default."""
-        return cls(Plan(seconds=seconds, rounds=rounds), threads or torch.get_num_threads())
+        plan = Plan(seconds=seconds, rounds=rounds)
+        return cls(plan, threads or torch.get_num_threads(), command)
 
 
 def run(
@@ -54,7 +59,7 @@ def run(
         on_row: Gets the records of each row as soon as it is done.
     """
     settings = settings or Settings()
-    facts = machine.facts(settings.threads)
+    facts = machine.facts(settings.threads, settings.command)
     records: list[Record] = []
     with _threads(settings.threads), torch.no_grad():
         for row in rows:
@@ -81,8 +86,10 @@ def _measure(row: Row, settings: Settings, facts: dict[str, Any]) -> list[Record
         )  # fmt: skip
         roofline = _roofline(workload, timings[name], timings.get(_COPY), settings)
         case = {"name": row.name, **row.case}
+        timing = timings[name]
+        latency, batch = Latency.of(timing), timing.calls_per_value
         records.append(
-            Record(facts, row.suite, case, name, timings[name], accuracy, speedups, roofline)
+            Record(facts, row.suite, case, name, latency, batch, accuracy, speedups, roofline)
         )
     return records
 

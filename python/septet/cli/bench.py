@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from septet.cli.main import UsageError
+
+if TYPE_CHECKING:
+    from septet.bench.records import Record
+    from septet.bench.rows import Row
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("--suite", choices=("ops", "models", "all"), default="all")
+    parser.add_argument(
+        "--suite",
+        choices=("ops", "models", "large", "all"),
+        help="all (if not given) is ops and models; large has the networks of gigabytes",
+    )
     parser.add_argument(
         "--filter", default="", metavar="REGEX", help="only cases whose name contains a match"
     )
@@ -22,7 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     length.add_argument(
         "--seconds", type=_seconds, default=1.0, help="per implementation, on average (1)"
     )
-    length.add_argument("--repeats", type=_count, help="turns per implementation instead")
+    length.add_argument(
+        "--repeats",
+        type=_count,
+        help="turns per implementation instead; 3 in suite large if not given",
+    )
+    parser.add_argument(
+        "--from-json",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="measure nothing, but show what --json wrote, of several runs together",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write one JSON object per line")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the speed-ups")
     parser.add_argument(
@@ -31,30 +53,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_bench(arguments: argparse.Namespace) -> None:
-    """Measure, print, write; see ``septet bench --help``.
+    """Measure (or read), print, write; see ``septet bench --help``.
 
     Raises:
-        UsageError: If nothing matches the filter, or a file name does not suit.
-        OSError: If a file cannot be written.
+        UsageError: If nothing matches the filter, arguments do not go together, or a file name or
+            a file of records does not suit.
+        OSError: If a file cannot be read or written.
     """
     if arguments.plot is not None and arguments.plot.suffix.lower() != ".svg":
         raise UsageError(f"--plot writes SVG: its file must end in .svg, got {arguments.plot}")
     # torch, diffusers and the kernels are loaded here, so that --help stays quick
-    from septet.bench import plot, report, rows, runner
+    from septet.bench import plot, report, rows
     from septet.bench.records import write_json_lines
 
-    try:
-        chosen = rows.select(arguments.suite, arguments.filter)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    if not chosen:
-        raise UsageError(f"no case of suite {arguments.suite} matches {arguments.filter!r}")
-    if arguments.list:
-        print("\n".join(row.name for row in chosen))
-        return
-    settings = runner.Settings.of(arguments.seconds, arguments.repeats, arguments.threads)
-    report.print_header()
-    records = runner.run(chosen, settings, report.print_case)
+    if arguments.from_json:
+        records = _read(arguments)
+    else:
+        suite = arguments.suite or "all"
+        try:
+            chosen = rows.select(suite, arguments.filter)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        if not chosen:
+            raise UsageError(f"no case of suite {suite} matches {arguments.filter!r}")
+        if arguments.list:
+            print("\n".join(row.name for row in chosen))
+            return
+        records = _measure(chosen, arguments)
     if warning := report.unrest(records):
         print(f"septet: {warning}", file=sys.stderr)
     if arguments.json is not None:
@@ -62,13 +87,42 @@ def run_bench(arguments: argparse.Namespace) -> None:
     if arguments.plot is not None:
         plot.write_svg(records, arguments.plot)
     if arguments.markdown is not None:
-        report.write_markdown(records, arguments.markdown, _command(arguments), arguments.plot)
+        report.write_markdown(records, arguments.markdown, arguments.plot)
+
+
+def _measure(chosen: Sequence[Row], arguments: argparse.Namespace) -> list[Record]:
+    from septet.bench import report, runner
+
+    settings = runner.Settings.of(
+        arguments.seconds, arguments.repeats, arguments.threads, _command(arguments)
+    )
+    report.print_header()
+    return runner.run(chosen, settings, report.print_case)
+
+
+def _read(arguments: argparse.Namespace) -> list[Record]:
+    """Print and return the records of all files."""
+    from septet.bench import report
+    from septet.bench.records import merge, read_json_lines
+
+    if arguments.list or arguments.suite or arguments.filter:
+        raise UsageError("--from-json takes all cases: no --suite, --filter or --list beside it")
+    try:
+        records = merge(read_json_lines(path) for path in arguments.from_json)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if not records:
+        raise UsageError("--from-json: there is no record in these files")
+    report.print_header()
+    for _, case in itertools.groupby(records, key=lambda record: record.case["name"]):
+        report.print_case(list(case))
+    return records
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """Write the command line that makes the same page."""
+    """Write the command line that measures the same."""
     words = ["septet", "bench"]
-    for name in ("suite", "filter", "threads", "repeats", "seconds", "json", "plot", "markdown"):
+    for name in ("suite", "filter", "threads", "repeats", "seconds"):
         value = getattr(arguments, name)
         if value not in (None, "") and not (name == "seconds" and arguments.repeats):
             words += [f"--{name}", str(value)]
