@@ -13,7 +13,7 @@ TEST_CUDA_ARCHS ?= 80-real;90-real
 CPP := $(shell git ls-files 'csrc/*' 'tests/emulation/*.cpp' 'tests/emulation/*.h' 'tests/emulation/*.cu' 'tests/emulation/include/*' 2>/dev/null)
 SOURCES := $(shell git ls-files CMakeLists.txt pyproject.toml cmake csrc python tests/emulation 2>/dev/null)
 
-.PHONY: demo test test-all test-gpu lint format bench wheel abi-check clean
+.PHONY: demo test test-all test-gpu lint format bench bench-large wheel abi-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/septet demo --output out
@@ -40,9 +40,15 @@ format: $(VENV)/.requirements
 	$(BIN)/clang-format -i $(CPP)
 
 # On a machine that does nothing else.
+PAGE := --markdown docs/performance.md --plot docs/performance.svg
+
 bench: $(VENV)/.installed
-	$(BIN)/septet bench --markdown docs/performance.md --plot docs/performance.svg \
-		--json build/performance.jsonl
+	$(BIN)/septet bench $(PAGE) --json build/performance.jsonl
+
+# The networks of gigabytes, and the page from them and what `make bench` found.
+bench-large: $(VENV)/.installed
+	$(BIN)/septet bench --suite large --json build/performance-large.jsonl
+	$(BIN)/septet bench $(PAGE) --from-json build/performance.jsonl build/performance-large.jsonl
 
 wheel: $(VENV)/.requirements
 	$(BIN)/pip wheel --no-build-isolation --no-deps --wheel-dir dist .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from septet import ops
 from septet.bench.glide_original import OriginalGlide, OriginalSampler, guided
-from septet.bench.rows import Implementation, Row, Workload, shape_text
+from septet.bench.rows import Candidate, Loaded, Row, SeparateWorkload, shape_text
 from septet.models import GlideSuperResolutionUNet, GlideTextToImageUNet
 from septet.nn import Conv2d
 from septet.nn.glide import PointwiseConv1d
@@ -57,37 +58,36 @@ def _row(spec: GlideSpec) -> Row:
         "model": spec.name, "weights": "random", "dtype": "float32", "shape": shape_text(shape),
         "respacing": spec.respacing, "guided": spec.network is GlideTextToImageUNet,
     }  # fmt: skip
-    return Row(
-        "models", f"{spec.name}.step/{shape_text(shape)}", facts, lambda: _build(spec, shape)
+    return Row("large", f"{spec.name}.step/{shape_text(shape)}", facts, lambda: _build(spec, shape))
+
+
+def _build(spec: GlideSpec, shape: tuple[int, ...]) -> SeparateWorkload:
+    candidates = tuple(
+        Candidate(name, functools.partial(_load, spec, shape, name), name == _ORIGINAL)
+        for name in _CALLS
+    )
+    return SeparateWorkload(
+        candidates, functools.partial(_write_weights, spec), "the original in float32"
     )
 
 
-def _build(spec: GlideSpec, shape: tuple[int, ...]) -> Workload:
+def _write_weights(spec: GlideSpec, folder: Path) -> None:
+    """Save the network with random weights, the same every time."""
+    torch.manual_seed(0)
+    unet = spec.network(**spec.config)
+    for module in unet.modules():
+        if isinstance(module, Conv2d | PointwiseConv1d):
+            module.reset_parameters()  # some start at zero, which would hide all the others
+    unet.save_pretrained(folder)
+
+
+def _load(spec: GlideSpec, shape: tuple[int, ...], name: str, folder: Path) -> Loaded:
+    unet = spec.network.from_pretrained(folder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        unet = spec.network(**spec.config).eval().requires_grad_(False)
-        for module in unet.modules():
-            if isinstance(module, Conv2d | PointwiseConv1d):
-                module.reset_parameters()  # some start at zero, which would hide all the others
         step = _Step(unet, spec, torch.randn(2 * shape[0], *shape[1:]))
-    exact = functools.partial(step.original, OriginalGlide(unet))
-    found = [
-        _implementation("original", functools.partial(step.original, OriginalGlide(unet)), exact),
-        _implementation(
-            "original, text cached",
-            functools.partial(step.original, OriginalGlide(unet, cache_text=True)),
-            exact,
-        ),
-        _implementation("septet, prepared every step", step.unprepared, exact),
-        _implementation("septet", step.prepared, exact),
-    ]
-    return Workload(tuple(found), "the original in float32")
-
-
-def _implementation(
-    name: str, call: Callable[[], list[Tensor]], exact: Callable[[], list[Tensor]]
-) -> Implementation:
-    return Implementation(name, call, call, exact, is_baseline=name == "original")
+    call = functools.partial(_CALLS[name], step)
+    return Loaded(call, call)
 
 
 class _Step:
@@ -124,9 +124,19 @@ class _Step:
             self.images = {"low_res": low_res}
             self.tokens, self.mask = self.tokens[:1], self.mask[:1]
         self._prepared: Any = None
+        self._cached: OriginalGlide | None = None
 
-    def original(self, model: OriginalGlide) -> list[Tensor]:
+    def original(self) -> list[Tensor]:
         """Do what the authors' code does, and keep of it what it returns in the end."""
+        return self._original(OriginalGlide(self.unet))
+
+    def text_cached(self) -> list[Tensor]:
+        """Do the same with the text encoded once for all steps."""
+        if self._cached is None:
+            self._cached = OriginalGlide(self.unet, cache_text=True)
+        return self._original(self._cached)
+
+    def _original(self, model: OriginalGlide) -> list[Tensor]:
         index = len(self.sampler.timesteps) - 1 - self.row
         x = self.doubled if self.guided else self.sample
         times = torch.full((len(x),), self.sampler.timesteps[index])
@@ -162,3 +172,12 @@ class _Step:
             self.sample, output, table, self.row, uncond_output=uncond, noise=self.sample
         )
         return [prev]
+
+
+_ORIGINAL = "original"
+_CALLS: dict[str, Callable[[_Step], list[Tensor]]] = {
+    _ORIGINAL: _Step.original,
+    "original, text cached": _Step.text_cached,
+    "septet, prepared every step": _Step.unprepared,
+    "septet": _Step.prepared,
+}

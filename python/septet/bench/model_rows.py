@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from septet.backend import use_backend
-from septet.bench.rows import Implementation, Row, Workload, has_diffusers, shape_text
+from septet.bench.rows import LAYOUTS, Implementation, Row, Workload, has_diffusers, shape_text
 from septet.models import UNet2DModel
 
 #: The network of google/ddpm-cifar10-32 (Ho et al. 2020), 35.7 million parameters.
@@ -29,7 +29,6 @@ DDPM_CIFAR10: dict[str, Any] = {
     "norm_eps": 1e-6,
 }
 _TIMESTEP = 500
-_LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,9 @@ def _build(spec: ModelSpec) -> Workload:
     found = []
     if has_diffusers():
         make_peer = functools.partial(_diffusers_model, spec, own.state_dict())
-        for layout in _LAYOUTS:
+        for layout in LAYOUTS:
             found.append(_implementation("diffusers", make_peer(), sample, layout, exact, True))
-    for layout in _LAYOUTS:
+    for layout in LAYOUTS:
         copy = UNet2DModel(**spec.config).eval().requires_grad_(False)
         copy.load_state_dict(own.state_dict())
         is_baseline = not found
@@ -100,7 +99,7 @@ def _implementation(
     exact: Callable[[], list[Tensor]],
     is_baseline: bool,
 ) -> Implementation:
-    memory_format = _LAYOUTS[layout]
+    memory_format = LAYOUTS[layout]
     model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
     own_sample = sample.contiguous(memory_format=memory_format)
 

@@ -11,15 +11,22 @@ import importlib.util
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 #: The modules that list the rows of every suite.
 SUITES = {
     "ops": ("scheduler_rows", "op_rows", "attention_rows"),
-    "models": ("model_rows", "glide_rows"),
+    "models": ("model_rows",),
+    "large": ("large_rows", "glide_rows"),
 }
+#: What "all" stands for. The others take gigabytes and long: they are asked for by name.
+QUICK_SUITES = ("ops", "models")
+#: In which order the values of weights and images may lie.
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,60 @@ class Workload:
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """A network in memory, ready to run.
+
+    Attributes:
+        call: What is timed.
+        result: Computes the case once, and does whatever the first call alone has to do.
+    """
+
+    call: Callable[[], object]
+    result: Callable[[], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to compute a case in a process of its own; it and all it holds can be pickled.
+
+    Attributes:
+        name: Who computes it.
+        load: Takes the folder with the weights.
+        is_baseline: Speed-ups of the others are over this one.
+        steps: Evaluations of the network in a call; times are per evaluation.
+        imports: Names (``"package:object"``) to import before the memory in use is first looked at.
+    """
+
+    name: str
+    load: Callable[[Path], Loaded]
+    is_baseline: bool = False
+    steps: int = 1
+    imports: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SeparateWorkload:
+    """A row whose candidates are never in memory together.
+
+    Attributes:
+        candidates: In the order in which they run. The others are compared with the first.
+        write_weights: Writes into a folder what the candidates load; it can be pickled too.
+        ref: What the first one's result is, in words.
+        num_flops: Floating-point operations of an evaluation; 0 if that limits nothing.
+    """
+
+    candidates: tuple[Candidate, ...]
+    write_weights: Callable[[Path], object]
+    ref: str
+    num_flops: int = 0
+
+
+@dataclass(frozen=True)
 class Row:
     """One case to measure.
 
     Attributes:
-        suite: "ops" or "models".
+        suite: One of :data:`SUITES`.
         name: Of the case.
         case: The same for the record: dtype, shape and whatever else matters.
         build: Makes it ready to run.
@@ -72,14 +128,14 @@ class Row:
     suite: str
     name: str
     case: dict[str, Any]
-    build: Callable[[], Workload]
+    build: Callable[[], Workload | SeparateWorkload]
 
 
 def select(suite: str = "all", pattern: str = "") -> list[Row]:
     """Return the rows of a suite whose name matches.
 
     Args:
-        suite: "ops", "models" or "all".
+        suite: One of :data:`SUITES`, or "all" for :data:`QUICK_SUITES`.
         pattern: A regular expression to be found in the name.
 
     Raises:
@@ -91,7 +147,8 @@ def select(suite: str = "all", pattern: str = "") -> list[Row]:
         wanted = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"filter {pattern!r} is no regular expression: {error}") from error
-    names = [name for key in SUITES if suite in (key, "all") for name in SUITES[key]]
+    keys = QUICK_SUITES if suite == "all" else (suite,)
+    names = [name for key in keys for name in SUITES[key]]
     modules = [importlib.import_module(f"septet.bench.{name}") for name in names]
     return [row for module in modules for row in module.rows() if wanted.search(row.name)]
 

@@ -1,4 +1,4 @@
-"""Measures rows: accuracy first, then everybody in turn, and the machine itself among them."""
+"""Measures rows: how exact, then everybody in turn, and the machine itself among them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from septet.bench import machine
-from septet.bench.records import Accuracy, Latency, Record, Roofline, Speedup
-from septet.bench.rows import Implementation, Row, Workload
+from septet.bench import apart, machine
+from septet.bench.records import Accuracy, Latency, Memory, Record, Roofline, Speedup
+from septet.bench.rows import Implementation, Row, SeparateWorkload, Workload
 from septet.testing.timing import Plan, Timing, interleave
 from septet.testing.tolerances import relative_error
 
@@ -46,6 +46,18 @@ class Settings:
         return cls(plan, threads or torch.get_num_threads(), command)
 
 
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """One implementation; the timings of all of a case belong together."""
+
+    name: str
+    is_baseline: bool
+    timing: Timing
+    accuracy: Accuracy | None
+    roofline: Roofline | None
+    memory: Memory | None = None
+
+
 def run(
     rows: Iterable[Row],
     settings: Settings | None = None,
@@ -71,27 +83,62 @@ def run(
 
 def _measure(row: Row, settings: Settings, facts: dict[str, Any]) -> list[Record]:
     workload = row.build()
+    if isinstance(workload, SeparateWorkload):
+        measured = _measure_apart(workload, settings)
+    else:
+        measured = _measure_together(workload, settings)
+    baselines = [m for m in measured if m.is_baseline]
+    records = []
+    for one in measured:
+        accuracy, timing = one.accuracy, one.timing
+        speedups = () if accuracy is None or one.is_baseline else tuple(
+            Speedup.of(base.name, base.timing, timing, accuracy) for base in baselines
+        )  # fmt: skip
+        case, latency = {"name": row.name, **row.case}, Latency.of(timing)
+        records.append(
+            Record(
+                facts, row.suite, case, one.name, latency, timing.calls_per_value, accuracy,
+                speedups, one.roofline, one.memory,
+            )
+        )  # fmt: skip
+    return records
+
+
+def _measure_together(workload: Workload, settings: Settings) -> list[_Measured]:
     accuracies = _accuracies(workload)
     calls: dict[str, Callable[[], object]] = {i.name: i.call for i in workload.implementations}
     if workload.num_bytes:
         calls[_COPY] = _copy(workload.num_bytes)
     timings = interleave(calls, settings.plan)
-    baselines = [i.name for i in workload.implementations if i.is_baseline]
-    records = []
-    for implementation in workload.implementations:
-        name = implementation.name
-        accuracy = accuracies[name]
-        speedups = () if accuracy is None or implementation.is_baseline else tuple(
-            Speedup.of(over, timings[over], timings[name], accuracy) for over in baselines
-        )  # fmt: skip
-        roofline = _roofline(workload, timings[name], timings.get(_COPY), settings)
-        case = {"name": row.name, **row.case}
-        timing = timings[name]
-        latency, batch = Latency.of(timing), timing.calls_per_value
-        records.append(
-            Record(facts, row.suite, case, name, latency, batch, accuracy, speedups, roofline)
+    copy = timings.get(_COPY)
+    return [
+        _Measured(
+            one.name,
+            one.is_baseline,
+            timing := timings[one.name],
+            accuracies[one.name],
+            _copied(workload.num_bytes, timing, copy)
+            if copy
+            else _computed(workload.num_flops, timing, settings),
         )
-    return records
+        for one in workload.implementations
+    ]
+
+
+def _measure_apart(workload: SeparateWorkload, settings: Settings) -> list[_Measured]:
+    found = apart.measure(workload, settings.plan.rounds or apart.VISITS, settings.threads)
+    first = next(iter(found.values()))
+    measured = []
+    for candidate in workload.candidates:
+        one = found[candidate.name]
+        accuracy = _error(one.outputs, first.outputs, workload.ref)
+        roofline = _computed(workload.num_flops, one.timing, settings)
+        measured.append(
+            _Measured(
+                candidate.name, candidate.is_baseline, one.timing, accuracy, roofline, one.memory
+            )
+        )
+    return measured
 
 
 def _accuracies(workload: Workload) -> dict[str, Accuracy | None]:
@@ -111,9 +158,11 @@ def _accuracies(workload: Workload) -> dict[str, Accuracy | None]:
 def _accuracy(
     implementation: Implementation, exact: Sequence[Tensor] | None, ref: str
 ) -> Accuracy | None:
-    if exact is None:
-        return None
-    pairs = list(zip(implementation.result(), exact, strict=True))
+    return None if exact is None else _error(implementation.result(), exact, ref)
+
+
+def _error(actual: Sequence[Tensor], exact: Sequence[Tensor], ref: str) -> Accuracy:
+    pairs = list(zip(actual, exact, strict=True))
     absolute = max(float((a.double() - e.double()).abs().max()) for a, e in pairs)
     return Accuracy(absolute, max(relative_error(a, e) for a, e in pairs), ref)
 
@@ -124,18 +173,16 @@ def _copy(num_bytes: int) -> Callable[[], object]:
     return functools.partial(torch.empty_like(source).copy_, source)
 
 
-def _roofline(
-    workload: Workload, timing: Timing, copy: Timing | None, settings: Settings
-) -> Roofline | None:
-    if copy is not None:
-        amount = workload.num_bytes
-        return Roofline("copy", amount, amount / timing.median, amount / copy.median)
-    if workload.num_flops:
-        amount = workload.num_flops
-        seconds = min(_PROBE_SECONDS, max(0.01, settings.plan.seconds))
-        limit = machine.fma_peak(settings.threads, seconds)
-        return Roofline("fma", amount, amount / timing.median, limit)
-    return None
+def _copied(amount: int, timing: Timing, copy: Timing) -> Roofline:
+    return Roofline("copy", amount, amount / timing.median, amount / copy.median)
+
+
+def _computed(amount: int, timing: Timing, settings: Settings) -> Roofline | None:
+    if not amount:
+        return None
+    seconds = min(_PROBE_SECONDS, max(0.01, settings.plan.seconds))
+    limit = machine.fma_peak(settings.threads, seconds)
+    return Roofline("fma", amount, amount / timing.median, limit)
 
 
 @contextmanager

@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
             parents=[shared],
             help="time kernels, samplers and networks against diffusers and plain torch",
             description="Time kernels, samplers and networks against diffusers (if installed) and "
-            "plain torch, in turn, in one process, and say how exact each of them is.",
+            "plain torch, in turn, and say how exact each of them is.",
         )
     )
 
