@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import torch
 
+import tiny_networks
 from septet.bench import apart, glide_rows, runner
 from septet.models import GlideSuperResolutionUNet, GlideTextToImageUNet
 from septet.testing.timing import Plan
 
-TINY = {
-    "sample_size": 8,
-    "model_channels": 8,
-    "channel_mult": (1, 2),
-    "num_res_blocks": 1,
-    "attention_resolutions": (2,),
-    "num_head_channels": 8,
-    "norm_num_groups": 4,
-    "text_ctx": 16,
-    "xf_width": 16,
-    "xf_layers": 2,
-    "xf_heads": 2,
-    "n_vocab": 32,
-}
+TINY = tiny_networks.GLIDE
 QUICK = runner.Settings(Plan(rounds=1, warmup_calls=1, warmup_seconds=0, batch_seconds=0), 1)
 
 

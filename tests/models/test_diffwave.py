@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import septet
+import tiny_networks
 from bddm_oracles import Oracle
 from septet.checkpoints.weight_norm import fold_weight_norm
 from septet.models import DiffWaveModel
@@ -17,19 +18,7 @@ from stored import layout
 
 # Ten times what another convolution backend makes of the authors' own code.
 TOLERANCE = 1e-5
-TINY: dict[str, Any] = {
-    "res_channels": 8,
-    "skip_channels": 8,
-    "num_res_layers": 3,
-    "dilation_cycle": 3,
-    "diffusion_step_embed_dim_in": 8,
-    "diffusion_step_embed_dim_mid": 8,
-    "diffusion_step_embed_dim_out": 8,
-    "num_mels": 4,
-    "upsample_factors": (3, 2),
-    "n_fft": 64,
-    "win_length": 64,
-}
+TINY = tiny_networks.DIFFWAVE
 
 
 def tiny(**config: Any) -> DiffWaveModel:

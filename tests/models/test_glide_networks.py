@@ -6,23 +6,11 @@ import pytest
 import torch
 
 import stored
+import tiny_networks
 from septet import GlideSuperResolutionUNet, GlideTextToImageUNet
 from septet.models import glide_unet
 
-TINY = {
-    "sample_size": 8,
-    "model_channels": 8,
-    "channel_mult": (1, 2),
-    "num_res_blocks": 1,
-    "attention_resolutions": (2,),
-    "num_head_channels": 8,
-    "norm_num_groups": 4,
-    "text_ctx": 6,
-    "xf_width": 16,
-    "xf_layers": 2,
-    "xf_heads": 2,
-    "n_vocab": 32,
-}
+TINY = {**tiny_networks.GLIDE, "text_ctx": 6}
 
 
 def randomised(unet):

@@ -6,24 +6,12 @@ from typing import Any
 
 import torch
 
+import tiny_networks
 from septet import GLIDEPipeline, GLIDEScheduler, GlideSuperResolutionUNet, GlideTextToImageUNet
 from septet.text import GlideTokenizer
 from septet.text.byte_pair import byte_characters
 
-TINY = {
-    "sample_size": 8,
-    "model_channels": 8,
-    "channel_mult": (1, 2),
-    "num_res_blocks": 1,
-    "attention_resolutions": (2,),
-    "num_head_channels": 8,
-    "norm_num_groups": 4,
-    "text_ctx": 12,
-    "xf_width": 16,
-    "xf_layers": 2,
-    "xf_heads": 2,
-    "n_vocab": 257,
-}
+TINY = {**tiny_networks.GLIDE, "text_ctx": 12, "n_vocab": 257}
 
 
 def tokenizer() -> GlideTokenizer:

@@ -10,26 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
+import tiny_networks
 from bddm_oracles import Oracle
 from septet import BDDMPipeline, BDDMScheduler, DDPMScheduler, DiffWaveModel, PhiloxSeeds
 from septet.pipelines import bddm
 from septet.testing.tolerances import relative_error
 
 TOLERANCE = 1e-5
-TINY: dict[str, Any] = {
-    "res_channels": 8,
-    "skip_channels": 8,
-    "num_res_layers": 3,
-    "dilation_cycle": 3,
-    "diffusion_step_embed_dim_in": 8,
-    "diffusion_step_embed_dim_mid": 8,
-    "diffusion_step_embed_dim_out": 8,
-    "num_mels": 4,
+TINY = {
+    **tiny_networks.DIFFWAVE,
     "upsample_factors": (4, 2),
     "group_size": 2,
     "sampling_rate": 8000,
-    "n_fft": 64,
-    "win_length": 64,
     "fmax": 4000.0,
 }
 HOP = 16

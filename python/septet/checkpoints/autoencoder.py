@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from septet.checkpoints.early_keys import early_keys
 from septet.checkpoints.keys import modern_keys, part
-from septet.checkpoints.shapes import MAX_LAYERS, MAX_LEVELS, count, width
+from septet.checkpoints.shapes import MAX_CHANNELS, MAX_LAYERS, MAX_LEVELS, count, width
 from septet.config import brief, check_int, each
 from septet.errors import CheckpointError
 
@@ -49,8 +49,6 @@ _FIXED = {"act_fn": "silu", "norm_num_groups": 32}
 _SAMPLE_SIZE = 256
 #: CompVis scaled the latents of a codebook by nothing.
 _VQ_SCALE = 1.0
-
-_MAX_CHANNELS = 1 << 14
 
 
 def kl_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,9 +109,9 @@ def _early_values(
         if values[key] is not expected:
             raise ValueError(f"{key} must be {expected}, got {brief(values[key])}")
     check_int("resolution", values["resolution"], 1, 1 << 20)
-    check_int("ch", values["ch"], 1, _MAX_CHANNELS)
+    check_int("ch", values["ch"], 1, MAX_CHANNELS)
     for key, factor in each("ch_mult", values["ch_mult"], 1, MAX_LEVELS):
-        check_int(key, factor, 1, _MAX_CHANNELS)
+        check_int(key, factor, 1, MAX_CHANNELS)
     for key, size in each("attn_resolutions", values["attn_resolutions"], 0, 64):
         check_int(key, size, 1, 1 << 20)
     return values

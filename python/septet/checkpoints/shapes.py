@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-#: More levels and layers than any network may have.
+#: More channels, levels and layers than any network may have.
+MAX_CHANNELS = 1 << 14
 MAX_LEVELS = 12
 MAX_LAYERS = 32
 

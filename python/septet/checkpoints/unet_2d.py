@@ -10,7 +10,7 @@ import torch
 from septet.checkpoints.compvis_keys import compvis_keys, is_compvis_unet
 from septet.checkpoints.early_keys import early_keys
 from septet.checkpoints.keys import july_keys, renamed
-from septet.checkpoints.shapes import MAX_LEVELS, unet_levels, width
+from septet.checkpoints.shapes import MAX_CHANNELS, MAX_LEVELS, unet_levels, width
 from septet.config import check_bool, check_int, each
 from septet.errors import CheckpointError
 
@@ -91,8 +91,6 @@ _JULY_IGNORED = (
 )
 _BLOCK_PREFIX = "UNetRes"
 
-_MAX_CHANNELS = 1 << 14
-
 
 def unet_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Translate the configuration of a ``UNet2DModel`` of any age to today's keys.
@@ -123,9 +121,9 @@ def _early_config(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     values: dict[str, Any] = {**_EARLY_DEFAULTS, **given}
     check_int("resolution", values["resolution"], 1, 1 << 20)
-    check_int("ch", values["ch"], 1, _MAX_CHANNELS)
+    check_int("ch", values["ch"], 1, MAX_CHANNELS)
     for key, factor in each("ch_mult", values["ch_mult"], 1, MAX_LEVELS):
-        check_int(key, factor, 1, _MAX_CHANNELS)
+        check_int(key, factor, 1, MAX_CHANNELS)
     for key, size in each("attn_resolutions", values["attn_resolutions"], 0, 64):
         check_int(key, size, 1, 1 << 20)
     check_bool("resamp_with_conv", values["resamp_with_conv"])

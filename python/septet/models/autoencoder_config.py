@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from septet.models.config import (
+    MAX_CHANNELS,
+    MAX_LAYERS,
+    MAX_LEVELS,
+    MAX_PARAMETERS,
     ModelConfig,
     check_bool,
     check_choice,
@@ -18,12 +22,8 @@ from septet.nn import ACTIVATIONS
 DOWN_BLOCK_TYPES = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D")
 UP_BLOCK_TYPES = ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
 
-# Far above every published network, far below what would exhaust a machine by building it.
-MAX_CHANNELS = 1 << 14
-MAX_LEVELS = 12
-MAX_LAYERS = 32
+# As the limits of septet.models.config.
 MAX_EMBEDDINGS = 1 << 24
-MAX_PARAMETERS = 10_000_000_000
 
 
 @dataclass(frozen=True)

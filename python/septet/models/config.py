@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "MAX_CHANNELS",
+    "MAX_LAYERS",
+    "MAX_LEVELS",
+    "MAX_PARAMETERS",
     "FrozenConfig",
     "ModelConfig",
     "check_bool",
@@ -20,6 +24,13 @@ __all__ = [
     "check_number",
     "each",
 ]
+
+# Of image networks: far above every published one, far below what would exhaust a machine by
+# building it.
+MAX_CHANNELS = 1 << 14
+MAX_LEVELS = 12
+MAX_LAYERS = 32
+MAX_PARAMETERS = 10_000_000_000
 
 ConfigT = TypeVar("ConfigT", bound="ModelConfig")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from septet.checkpoints.weight_norm import fold_weight_norm
 from septet.models.base import PretrainedModel
 from septet.models.diffwave_config import DiffWaveConfig
-from septet.nn.embedding import at_row, sinusoidal_embedding
+from septet.nn.embedding import at_row, sinusoidal_embedding, timesteps_of_call
 from septet.nn.wavenet import MelMask, NamedConv, WaveNetLayer, channels_last
 from septet.nn.wavenet_packed import PackedWaveNet, can_pack
 
@@ -166,12 +166,7 @@ class DiffWaveModel(PretrainedModel):
         Raises:
             ValueError: If a shape is wrong.
         """
-        timesteps = torch.as_tensor(timestep, device=self.device).reshape(-1)
-        if timesteps.shape[0] not in (1, sample.shape[0]):
-            raise ValueError(
-                f"timestep must be a number or one number per sample, got {timesteps.shape[0]} "
-                f"for {sample.shape[0]} samples"
-            )
+        timesteps = timesteps_of_call(timestep, sample, self.device)
         mel = self._prepare_mel(mel_spectrogram, lengths, sample.shape[-1], max_bytes=0)
         output = self.denoise(sample, self._project_steps(timesteps), mel)
         return DiffWaveOutput(output) if return_dict else (output,)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from septet.models.config import ModelConfig, check_choice, check_int, check_number, each
-from septet.models.unet_config import (
+from septet.models.config import (
     MAX_CHANNELS,
-    MAX_CLASSES,
     MAX_LAYERS,
     MAX_LEVELS,
     MAX_PARAMETERS,
+    ModelConfig,
+    check_choice,
+    check_int,
+    check_number,
+    each,
 )
+from septet.models.unet_config import MAX_CLASSES
 from septet.nn.text_transformer import TEXT_ACTIVATIONS
 
 _MAX_TEXT = 1 << 16

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from septet.models.base import PretrainedModel
 from septet.models.glide_config import GlideTextToImageConfig
 from septet.models.glide_prepared import PreparedGlideUNet
-from septet.nn import Conv2d, GroupNormAct, channels_last_on_cpu, sinusoidal_embedding
+from septet.nn import (
+    Conv2d,
+    GroupNormAct,
+    channels_last_on_cpu,
+    sinusoidal_embedding,
+    timesteps_of_call,
+)
 from septet.nn.glide import (
     GlideAttentionBlock,
     GlideBlockOptions,
@@ -160,12 +166,7 @@ class GlideUNet(PretrainedModel):
         conditions: tuple[Tensor, ...],
     ) -> Tensor:
         """Run the network once; arguments as in the subclasses' ``forward``."""
-        timesteps = torch.as_tensor(timestep, device=self.device).reshape(-1)
-        if timesteps.shape[0] not in (1, sample.shape[0]):
-            raise ValueError(
-                f"timestep must be a number or one number per sample, got {timesteps.shape[0]} "
-                f"for {sample.shape[0]} samples"
-            )
+        timesteps = timesteps_of_call(timestep, sample, self.device)
         text, pooled = self._texts(tokens, mask)
         embedding = self._embed(timesteps)
         if pooled is not None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from septet.models.base import PretrainedModel
 from septet.models.grad_tts_config import NUM_GROUPS, UNetGradTTSConfig
-from septet.nn import Conv2d, GroupNormAct, at_row, sinusoidal_embedding
+from septet.nn import Conv2d, GroupNormAct, at_row, sinusoidal_embedding, timesteps_of_call
 from septet.nn.linear_attention import LinearAttention, RezeroAttention
 
 if TYPE_CHECKING:
@@ -129,12 +129,7 @@ class UNetGradTTSModel(PretrainedModel):
         Raises:
             ValueError: If a shape is wrong, or speakers are missing or not expected.
         """
-        times = torch.as_tensor(time, device=self.device).reshape(-1)
-        if times.shape[0] not in (1, sample.shape[0]):
-            raise ValueError(
-                f"time must be a number or one number per sample, got {times.shape[0]} for "
-                f"{sample.shape[0]} samples"
-            )
+        times = timesteps_of_call(time, sample, self.device, "time")
         condition, masks = self._condition(mu, mask, speaker_ids)
         return self.denoise(sample, self._project(times), condition, masks)
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from septet.models.config import ModelConfig, check_bool, check_choice, check_int, check_number
+from septet.models.config import (
+    MAX_PARAMETERS,
+    ModelConfig,
+    check_bool,
+    check_choice,
+    check_int,
+    check_number,
+)
 from septet.nn import ACTIVATIONS
 
 # Far above every published network, far below what would exhaust a machine by building it.
 _MAX_WIDTH = 1 << 16
 _MAX_LAYERS = 1 << 10
 _MAX_ENTRIES = 1 << 24
-_MAX_PARAMETERS = 10_000_000_000
 
 
 @dataclass(frozen=True)
@@ -83,9 +89,9 @@ class LDMBertConfig(ModelConfig):
             + self.max_position_embeddings
             + self.encoder_layers * (4 * heads + 2 * self.encoder_ffn_dim)
         )
-        if total > _MAX_PARAMETERS:
+        if total > MAX_PARAMETERS:
             raise ValueError(
                 f"vocab_size, max_position_embeddings, encoder_layers, encoder_ffn_dim, "
                 f"encoder_attention_heads, head_dim and d_model ask for about {total:.1e} "
-                f"parameters, more than {_MAX_PARAMETERS:.0e}"
+                f"parameters, more than {MAX_PARAMETERS:.0e}"
             )

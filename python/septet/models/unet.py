@@ -19,6 +19,7 @@ from septet.nn import (
     activation,
     channels_last_on_cpu,
     sinusoidal_embedding,
+    timesteps_of_call,
 )
 
 if TYPE_CHECKING:
@@ -102,12 +103,7 @@ class UNet(PretrainedModel, Generic[SettingsT]):
         self, sample: Tensor, timestep: Tensor | float, class_labels: Tensor | None
     ) -> Tensor:
         """Project the embedding of the timestep of one call, ``[B or 1, channels]``."""
-        timesteps = torch.as_tensor(timestep, device=self.device).reshape(-1)
-        if timesteps.shape[0] not in (1, sample.shape[0]):
-            raise ValueError(
-                f"timestep must be a number or one number per sample, got {timesteps.shape[0]} "
-                f"for {sample.shape[0]} samples"
-            )
+        timesteps = timesteps_of_call(timestep, sample, self.device)
         return self._project_times(self._embed(timesteps)[None], class_labels)[0]
 
     def _times_of_steps(self, timesteps: Tensor, class_labels: Tensor | None) -> Tensor:

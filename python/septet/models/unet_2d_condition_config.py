@@ -6,8 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from septet.config import brief
-from septet.models.config import check_bool, check_choice, check_int, each
-from septet.models.unet_config import MAX_CHANNELS, MAX_LAYERS, UNetConfig
+from septet.models.config import (
+    MAX_CHANNELS,
+    MAX_LAYERS,
+    check_bool,
+    check_choice,
+    check_int,
+    each,
+)
+from septet.models.unet_config import UNetConfig
 from septet.nn import TransformerOptions
 
 DOWN_BLOCK_TYPES = ("DownBlock2D", "CrossAttnDownBlock2D")

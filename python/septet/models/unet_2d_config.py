@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from septet.models.config import check_bool, check_choice, check_int
-from septet.models.unet_config import MAX_CHANNELS, MAX_CLASSES, MAX_LAYERS, UNetConfig
+from septet.models.config import MAX_CHANNELS, MAX_LAYERS, check_bool, check_choice, check_int
+from septet.models.unet_config import MAX_CLASSES, UNetConfig
 
 DOWN_BLOCK_TYPES = ("DownBlock2D", "AttnDownBlock2D")
 UP_BLOCK_TYPES = ("UpBlock2D", "AttnUpBlock2D")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from septet.models.config import (
+    MAX_CHANNELS,
+    MAX_LEVELS,
+    MAX_PARAMETERS,
     ModelConfig,
     check_bool,
     check_choice,
@@ -14,12 +17,8 @@ from septet.models.config import (
 )
 from septet.nn import ACTIVATIONS
 
-# Far above every published network, far below what would exhaust a machine by building it.
-MAX_CHANNELS = 1 << 14
-MAX_LEVELS = 12
-MAX_LAYERS = 32
+# As the limits of septet.models.config.
 MAX_CLASSES = 1 << 24
-MAX_PARAMETERS = 10_000_000_000
 
 
 @dataclass(frozen=True)

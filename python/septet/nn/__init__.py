@@ -6,7 +6,12 @@ from septet.nn.autoencoder import AutoencoderBlock2D, Decoder, Encoder
 from septet.nn.blocks import DownBlock2D, MidBlock2D, UpBlock2D
 from septet.nn.context import TextContext, repeat_rows
 from septet.nn.conv import Conv2d, channels_last_on_cpu
-from septet.nn.embedding import TimestepEmbedding, at_row, sinusoidal_embedding
+from septet.nn.embedding import (
+    TimestepEmbedding,
+    at_row,
+    sinusoidal_embedding,
+    timesteps_of_call,
+)
 from septet.nn.norm import GroupNormAct
 from septet.nn.quantize import VectorQuantizer
 from septet.nn.resample import Downsample2D, Upsample2D
@@ -39,4 +44,5 @@ __all__ = [
     "channels_last_on_cpu",
     "repeat_rows",
     "sinusoidal_embedding",
+    "timesteps_of_call",
 ]

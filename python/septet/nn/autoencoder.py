@@ -100,19 +100,8 @@ class Encoder(nn.Module):
         mid_attends: bool,
     ) -> None:
         super().__init__()
-        last = len(widths) - 1
         self.conv_in = Conv2d(in_channels, widths[0], kernel_size=3, padding=1)
-        self.down_blocks = nn.ModuleList(
-            AutoencoderBlock2D(
-                widths[max(level - 1, 0)],
-                width,
-                options,
-                num_layers=num_layers,
-                attends=attends[level],
-                resample="down" if level < last else None,
-            )
-            for level, width in enumerate(widths)
-        )
+        self.down_blocks = _levels(widths, attends, options, num_layers, "down")
         self.mid_block = _mid_block(widths[-1], options, mid_attends)
         # The activation at the end is SiLU whatever the others are, as in diffusers.
         self.conv_norm_out = GroupNormAct(options.groups, widths[-1], options.eps, "silu")
@@ -159,19 +148,8 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         widths = widths[::-1]
-        last = len(widths) - 1
         self.conv_in = Conv2d(in_channels, widths[0], kernel_size=3, padding=1)
-        self.up_blocks = nn.ModuleList(
-            AutoencoderBlock2D(
-                widths[max(level - 1, 0)],
-                width,
-                options,
-                num_layers=num_layers,
-                attends=attends[level],
-                resample="up" if level < last else None,
-            )
-            for level, width in enumerate(widths)
-        )
+        self.up_blocks = _levels(widths, attends, options, num_layers, "up")
         self.mid_block = _mid_block(widths[0], options, mid_attends)
         self.conv_norm_out = GroupNormAct(options.groups, widths[-1], options.eps, "silu")
         self.conv_out = Conv2d(widths[-1], out_channels, kernel_size=3, padding=1)
@@ -188,6 +166,28 @@ class Decoder(nn.Module):
         sample = self.conv_norm_out(sample)
         decoded: Tensor = self.conv_out(sample)
         return decoded
+
+
+def _levels(
+    widths: Sequence[int],
+    attends: Sequence[bool],
+    options: ResnetOptions,
+    num_layers: int,
+    resample: Literal["down", "up"],
+) -> nn.ModuleList:
+    """Make the levels in the order in which they run; the last one keeps its resolution."""
+    last = len(widths) - 1
+    return nn.ModuleList(
+        AutoencoderBlock2D(
+            widths[max(level - 1, 0)],
+            width,
+            options,
+            num_layers=num_layers,
+            attends=attends[level],
+            resample=resample if level < last else None,
+        )
+        for level, width in enumerate(widths)
+    )
 
 
 def _mid_block(channels: int, options: ResnetOptions, attends: bool) -> MidBlock2D:

@@ -49,6 +49,29 @@ def sinusoidal_embedding(
     return F.pad(embedding, (0, dim % 2))
 
 
+def timesteps_of_call(
+    timestep: Tensor | float, sample: Tensor, device: torch.device, name: str = "timestep"
+) -> Tensor:
+    """Return the timesteps of one call of a network as ``[1]`` or ``[B]``.
+
+    Args:
+        timestep: A number, or a tensor of one or B numbers.
+        sample: ``[B, ...]``.
+        device: Of the result.
+        name: Of the argument, for the message.
+
+    Raises:
+        ValueError: If there is another number of them.
+    """
+    timesteps = torch.as_tensor(timestep, device=device).reshape(-1)
+    if timesteps.shape[0] not in (1, sample.shape[0]):
+        raise ValueError(
+            f"{name} must be a number or one number per sample, got {timesteps.shape[0]} for "
+            f"{sample.shape[0]} samples"
+        )
+    return timesteps
+
+
 def at_row(table: Tensor, row: int | Tensor) -> Tensor:
     """Return one row of what was computed ahead for all steps.
 

@@ -15,6 +15,7 @@ from septet.checkpoints.diffwave import SCHEDULE_PREFIX
 from septet.config import check_choice, check_int
 from septet.errors import CheckpointError
 from septet.models import DiffWaveModel, GALRModel
+from septet.models.base import one_dtype
 from septet.pipelines.audio_output import AUDIO_OUTPUT_TYPES, AudioPipelineOutput
 from septet.pipelines.base import DiffusionPipeline, PipelineCallback
 from septet.pipelines.loading import check_names
@@ -102,14 +103,17 @@ class BDDMPipeline(DiffusionPipeline):
         """
         check_names(components, cls.component_names, cls.__name__)
         path = Path(file)
+        kind = one_dtype(dtype, None)
+        needs_file = not {"diffwave", "schedule_network"} <= components.keys()
+        found = read_single_file(path) if needs_file else {}
         if "diffwave" not in components:
-            components["diffwave"] = DiffWaveModel.from_single_file(
-                path, config=config or {}, dtype=dtype
+            components["diffwave"] = DiffWaveModel.from_weights(
+                found, path, config=config or {}, dtype=kind
             )
         if "schedule_network" not in components:
-            has_one = any(key.startswith(SCHEDULE_PREFIX) for key in read_single_file(path))
+            has_one = any(key.startswith(SCHEDULE_PREFIX) for key in found)
             components["schedule_network"] = (
-                GALRModel.from_single_file(path, dtype=dtype) if has_one else None
+                GALRModel.from_weights(found, path, dtype=kind) if has_one else None
             )
         if "scheduler" not in components:
             components["scheduler"] = _authors_scheduler(path)

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from septet.checkpoints import match_keys, read_single_file
+from septet.checkpoints import match_keys
 from septet.errors import CheckpointError
 from septet.models import AutoencoderKL, LDMBertModel, UNet2DConditionModel, UNet2DModel, VQModel
+from septet.pipelines.loading import read_transformers
+from septet.pipelines.registry import find_class
 from septet.schedulers import DDIMScheduler
 
 #: Where the parts lie in the file.
@@ -23,16 +25,6 @@ _CODEBOOK = "first_stage_model.quantize.embedding.weight"
 _OPEN_CLIP = "cond_stage_model.model."
 #: CLIP's heads have this width in every published size.
 _CLIP_HEAD = 64
-
-
-def read_compvis(file: str | os.PathLike[str], *, use_ema: bool) -> tuple[Path, dict[str, Tensor]]:
-    """Read the weights of a whole latent diffusion.
-
-    Raises:
-        CheckpointError: If the file is missing, damaged or would run code.
-    """
-    path = Path(file)
-    return path, read_single_file(path, use_ema=use_ema)
 
 
 def compvis_vae(
@@ -135,12 +127,7 @@ def find_tokenizer(tokenizer: Any, text_encoder: Any, path: Path) -> Any:
         )
     if not isinstance(tokenizer, str | os.PathLike):
         return tokenizer
-    import transformers
-
-    try:
-        return getattr(transformers, kind).from_pretrained(str(tokenizer), local_files_only=True)
-    except Exception as error:  # tokenizers raise bare exceptions of their own
-        raise CheckpointError(f"{tokenizer}: transformers cannot read a {kind}: {error}") from error
+    return read_transformers(find_class(kind), tokenizer)
 
 
 def compvis_scheduler(found: Mapping[str, Tensor], path: Path) -> DDIMScheduler:

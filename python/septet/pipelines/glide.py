@@ -11,6 +11,7 @@ from torch import Tensor
 
 from septet.config import check_bool, check_int, check_number
 from septet.models import GlideSuperResolutionUNet, GlideTextToImageUNet
+from septet.models.base import one_dtype
 from septet.pipelines.base import DiffusionPipeline, PipelineCallback
 from septet.pipelines.glide_inputs import KnownPixels, as_image, as_mask
 from septet.pipelines.glide_loading import (
@@ -23,7 +24,7 @@ from septet.pipelines.glide_loading import (
     upsampler_scheduler,
 )
 from septet.pipelines.glide_stages import GlideRun
-from septet.pipelines.loading import check_names, dtype_by_component
+from septet.pipelines.loading import check_names
 from septet.pipelines.output import ImagePipelineOutput, check_output_type, to_images
 from septet.pipelines.prompts import check_prompts
 from septet.random import Generators, check_generator
@@ -142,9 +143,12 @@ class GLIDEPipeline(DiffusionPipeline):
             ValueError: If an argument is unknown or makes no sense.
         """
         check_names(components, cls.component_names, cls.__name__)
-        types = dtype_by_component(("text_unet", "upscale_unet"), dtype, torch_dtype)
         made = authors_components(
-            base, upsample, components, configs=(base_config, upsample_config), dtypes=types
+            base,
+            upsample,
+            components,
+            configs=(base_config, upsample_config),
+            dtype=one_dtype(dtype, torch_dtype),
         )
         return cls(**made)
 

@@ -27,7 +27,7 @@ def authors_components(
     given: Mapping[str, Any],
     *,
     configs: tuple[Config, Config],
-    dtypes: Mapping[str, torch.dtype | None],
+    dtype: torch.dtype,
 ) -> dict[str, Any]:
     """Make the components of a pipeline from the authors' files.
 
@@ -36,7 +36,7 @@ def authors_components(
         upsample: The same.
         given: Components to use instead.
         configs: Configurations of both networks, None for what the weights tell.
-        dtypes: Types of the networks by component name.
+        dtype: Type of the weights.
 
     Raises:
         CheckpointError: If a file is missing, damaged or does not suit.
@@ -44,11 +44,11 @@ def authors_components(
     made = dict(given)
     if "text_unet" not in made:
         made["text_unet"] = GlideTextToImageUNet.from_single_file(
-            base, config=configs[0], dtype=dtypes["text_unet"]
+            base, config=configs[0], dtype=dtype
         )
     if "upscale_unet" not in made and upsample is not None:
         made["upscale_unet"] = GlideSuperResolutionUNet.from_single_file(
-            upsample, config=configs[1], dtype=dtypes["upscale_unet"]
+            upsample, config=configs[1], dtype=dtype
         )
     if "text_scheduler" not in made:
         made["text_scheduler"] = GLIDEScheduler()

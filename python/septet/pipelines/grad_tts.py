@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from septet.checkpoints import read_single_file
 from septet.config import check_bool, check_choice, check_int, check_number
 from septet.models import GradTTSTextEncoder, UNetGradTTSModel
 from septet.models.base import one_dtype
@@ -236,11 +238,14 @@ class GradTTSPipeline(DiffusionPipeline):
         check_names(components, cls.component_names, cls.__name__)
         chosen = one_dtype(dtype, torch_dtype)
         made = dict(components)
+        path = Path(file)
+        needs_file = not {"text_encoder", "unet"} <= made.keys()
+        found = read_single_file(path) if needs_file else {}
         if "text_encoder" not in made:
-            made["text_encoder"] = GradTTSTextEncoder.from_single_file(file, dtype=chosen)
+            made["text_encoder"] = GradTTSTextEncoder.from_weights(found, path, dtype=chosen)
         if "unet" not in made:
             settings = {"n_feats": made["text_encoder"].config.n_feats, "pe_scale": pe_scale}
-            made["unet"] = UNetGradTTSModel.from_single_file(file, config=settings, dtype=chosen)
+            made["unet"] = UNetGradTTSModel.from_weights(found, path, config=settings, dtype=chosen)
         made.setdefault("scheduler", GradTTSScheduler())
         made.setdefault("tokenizer", GradTTSTokenizer())
         return cls(**made)

@@ -8,6 +8,15 @@ from septet.pipelines.base import DiffusionPipeline, as_scheduler
 from septet.schedulers import DDIMScheduler, Scheduler, StepTable
 
 
+def sample_size(config: Any) -> tuple[int | None, int | None]:
+    """Return height and width of what a network with this configuration was trained on."""
+    size = config.sample_size
+    if size is None or isinstance(size, int):
+        return size, size
+    height, width = size
+    return height, width
+
+
 class ImagePipeline(DiffusionPipeline):
     """A pipeline whose scheduler is converted when it is assigned."""
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from septet.checkpoints import read_single_file
 from septet.config import positive_integer
 from septet.models.base import one_dtype
 from septet.pipelines import compvis
 from septet.pipelines.base import PipelineCallback
-from septet.pipelines.image import ImagePipeline
+from septet.pipelines.image import ImagePipeline, sample_size
 from septet.pipelines.latents import (
     check_latent_output,
-    default_size,
     latent_size,
     latents_to_images,
     vae_scale_factor,
@@ -110,7 +111,8 @@ class LatentDiffusionPipeline(ImagePipeline):
         """
         check_names(components, cls.component_names, cls.__name__)
         kind = one_dtype(dtype, torch_dtype)
-        path, found = compvis.read_compvis(file, use_ema=use_ema)
+        path = Path(file)
+        found = read_single_file(path, use_ema=use_ema)
         bert = components.pop("bert", None) or compvis.compvis_text_encoder(found, path, kind)
         tokenizer = compvis.find_tokenizer(tokenizer, bert, path)
         return cls(
@@ -206,7 +208,7 @@ class LatentDiffusionPipeline(ImagePipeline):
         self, batch_size: int, height: int | None, width: int | None
     ) -> tuple[int, int, int, int]:
         factor = self.vae_scale_factor
-        rows, columns = default_size(self.unet)
+        rows, columns = sample_size(self.unet.config)
         return (
             batch_size,
             self.unet.config.in_channels,

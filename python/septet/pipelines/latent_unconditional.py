@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from septet.checkpoints import read_single_file
 from septet.models.base import one_dtype
 from septet.pipelines import compvis
 from septet.pipelines.base import PipelineCallback, prepare
@@ -68,7 +70,8 @@ class LDMPipeline(ImagePipeline):
         """
         check_names(components, cls.component_names, cls.__name__)
         kind = one_dtype(dtype, torch_dtype)
-        path, found = compvis.read_compvis(file, use_ema=use_ema)
+        path = Path(file)
+        found = read_single_file(path, use_ema=use_ema)
         return cls(
             vqvae=components.get("vqvae") or compvis.compvis_vae(found, path, kind),
             unet=components.get("unet") or compvis.compvis_unet(found, path, kind),

@@ -54,15 +54,6 @@ def latent_size(pixels: object, default: int | None, factor: int, name: str) -> 
     return length // factor
 
 
-def default_size(unet: Any) -> tuple[int | None, int | None]:
-    """Return height and width in latents that a network was trained with."""
-    size = unet.config.sample_size
-    if size is None or isinstance(size, int):
-        return size, size
-    height, width = size
-    return height, width
-
-
 def latents_to_images(vae: Any, latents: Tensor, output_type: str) -> Any:
     """Decode latents and map them to images, or leave them as they are for "latent".
 

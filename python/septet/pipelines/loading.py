@@ -110,24 +110,41 @@ def _load_transformers(
     variant: str | None = None,
     use_safetensors: bool | None = None,
 ) -> Any:
-    """Let transformers read its own component: without network, and without code of the folder's.
+    """Load a component of transformers.
 
     It reads pickled weights with ``weights_only=True``, as we do.
     """
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    if "Tokenizer" not in entry.class_name:
-        options |= {
-            "dtype": dtype or torch.float32,
-            "variant": variant,
-            "use_safetensors": use_safetensors,
-        }
+    if "Tokenizer" in entry.class_name:
+        return read_transformers(part_class, entry.path)
+    part = read_transformers(
+        part_class,
+        entry.path,
+        dtype=dtype or torch.float32,
+        variant=variant,
+        use_safetensors=use_safetensors,
+    )
+    return part.eval().requires_grad_(False)
+
+
+def read_transformers(part_class: Any, path: str | os.PathLike[str], **options: Any) -> Any:
+    """Let transformers read a folder: without network, and without code of the folder's.
+
+    Args:
+        part_class: A class of transformers.
+        path: The folder.
+        **options: Further arguments of its ``from_pretrained``.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+    """
     try:
-        part = part_class.from_pretrained(str(entry.path), **options)
+        return part_class.from_pretrained(
+            str(path), local_files_only=True, trust_remote_code=False, **options
+        )
     except Exception as error:  # tokenizers raise bare exceptions of their own
         raise CheckpointError(
-            f"{entry.path}: transformers cannot read a {entry.class_name}: {error}"
+            f"{path}: transformers cannot read a {part_class.__name__}: {error}"
         ) from error
-    return part if "Tokenizer" in entry.class_name else part.eval().requires_grad_(False)
 
 
 def unconditional_components(

@@ -10,7 +10,7 @@ import torch
 from septet.config import positive_integer
 from septet.models.base import one_dtype
 from septet.pipelines.base import PipelineCallback, prepare
-from septet.pipelines.image import ImagePipeline
+from septet.pipelines.image import ImagePipeline, sample_size
 from septet.pipelines.loading import check_names, unconditional_components
 from septet.pipelines.output import ImagePipelineOutput, check_output_type, to_images
 from septet.random import Generators, check_generator, randn_tensor
@@ -121,8 +121,7 @@ def sample_shape(config: Any, batch_size: int) -> tuple[int, int, int, int]:
         ValueError: If the batch size is no positive integer, or the network has no image size.
     """
     batch = positive_integer("batch_size", batch_size)
-    size = config.sample_size
-    if size is None:
+    height, width = sample_size(config)
+    if height is None or width is None:
         raise ValueError("unet.config.sample_size must be set, to know how large images are")
-    height, width = (size, size) if isinstance(size, int) else size
     return batch, config.in_channels, height, width
