@@ -22,8 +22,10 @@ void run_step(const StepTensors& tensors) {
 
 STABLE_TORCH_LIBRARY_FRAGMENT(septet, m) {
   m.def(septet::kStepSchema);
+  m.def(septet::kPlainStepSchema);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(septet, CPU, m) {
   m.impl("step", TORCH_BOX(&septet::boxed_step<septet::run_step>));
+  m.impl("step.plain", TORCH_BOX(&septet::boxed_plain_step<septet::run_step>));
 }

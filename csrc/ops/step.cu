@@ -182,9 +182,11 @@ void run_step(const StepTensors& tensors) {
 #if defined(SEPTET_EMULATED)
 SEPTET_LIBRARY_FRAGMENT(SEPTET_NAMESPACE, m) {
   m.def(septet::kStepSchema);
+  m.def(septet::kPlainStepSchema);
 }
 #endif
 
 SEPTET_LIBRARY_IMPL(SEPTET_NAMESPACE, SEPTET_CUDA_KEY, m) {
   m.impl("step", TORCH_BOX(&septet::boxed_step<septet::run_step>));
+  m.impl("step.plain", TORCH_BOX(&septet::boxed_plain_step<septet::run_step>));
 }

@@ -202,6 +202,12 @@ inline constexpr const char* kStepSchema =
     "Tensor? counter, Tensor? threshold, Tensor? mu, Tensor? mask, Tensor? noise, Tensor? philox, "
     "int philox_increment, int philox_threads) -> ()";
 
+// The commonest call. On the way through the dispatcher every argument costs time, given or not,
+// and on small samples that is most of the time of a step.
+inline constexpr const char* kPlainStepSchema =
+    "step.plain(Tensor sample, Tensor model_output, Tensor table, int row, "
+    "Tensor(a!) prev_sample) -> ()";
+
 // Applies the step to elements [begin, end), in memory order.
 using StepRange = void (*)(const StepArgs& args, int64_t begin, int64_t end);
 

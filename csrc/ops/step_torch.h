@@ -35,4 +35,15 @@ void boxed_step(Tensor sample, Tensor model_output, Tensor table, int64_t row, T
   run(tensors);
 }
 
+template <void (*run)(const StepTensors&)>
+void boxed_plain_step(Tensor sample, Tensor model_output, Tensor table, int64_t row, Tensor prev) {
+  StepTensors tensors;
+  tensors.sample = view(sample);
+  tensors.model_output = view(model_output);
+  tensors.table = view(table);
+  tensors.row = row;
+  tensors.prev = view(prev);
+  run(tensors);
+}
+
 }  // namespace septet

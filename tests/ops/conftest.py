@@ -30,6 +30,8 @@ class HostOps:
         def default(self, *arguments):
             self._function(*(_as_numpy(value) for value in arguments))
 
+        plain = default
+
     def __getattr__(self, name):
         return self._Op(getattr(_host, name))
 

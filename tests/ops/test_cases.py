@@ -95,23 +95,25 @@ def test_thread_count_does_not_change_bits(case, dtype):
 
 
 class _Recorder:
-    """Keeps the arguments that a Python face hands to its op."""
+    """Keeps the overload that a Python face calls, and the arguments it hands over."""
 
     def __init__(self, op):
         self._op = op
 
-    def default(self, *arguments):
-        self.arguments = arguments
-        self._op.default(*arguments)
+    def __getattr__(self, overload):
+        def call(*arguments):
+            self.called, self.arguments = getattr(self._op, overload), arguments
+            self.called(*arguments)
+
+        return call
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in CASES])
 def test_opcheck(case, monkeypatch):
-    op = getattr(_library.ops(), case.op)
-    recorder = _Recorder(op)
+    recorder = _Recorder(getattr(_library.ops(), case.op))
     monkeypatch.setattr(_library, "ops", lambda: type("Ops", (), {case.op: recorder}))
     case.face(**case.inputs(torch.float32))
-    torch.library.opcheck(op.default, recorder.arguments)
+    torch.library.opcheck(recorder.called, recorder.arguments)
 
 
 def test_every_op_has_rows_in_every_role():

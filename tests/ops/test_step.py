@@ -235,7 +235,7 @@ def test_a_device_without_kernels_says_why(monkeypatch):
     class Ops:
         class step:
             @staticmethod
-            def default(*arguments):
+            def plain(*arguments):
                 raise NotImplementedError(
                     "Could not run 'septet::step' with arguments from the 'CUDA' backend. This"
                 )

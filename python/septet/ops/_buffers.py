@@ -8,12 +8,16 @@ is kept.
 A buffer is a numpy array; every tensor made of it holds a reference to it through its storage, and
 so does every view of such a tensor. A buffer without references is free. Nothing but reference
 counts decides that, so no result can ever be overwritten while somebody can still see it.
+
+A step takes less time than a dozen calls into torch, so an array keeps the shape of its last use:
+the next tensor of that shape costs one call.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -27,68 +31,113 @@ _CAPACITY = 256 * 1024 * 1024
 _LARGEST = _CAPACITY // 4
 _ALIGNMENT = 64
 
+# numpy has no bfloat16: its arrays are bytes.
+_NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float64: np.dtype(np.float64),
+    torch.float32: np.dtype(np.float32),
+    torch.float16: np.dtype(np.float16),
+}
+
+#: Shape, strides in elements, and dtype of a tensor.
+_Form: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+
+
+class _Buffer:
+    """Aligned memory, and an array over it that serves tensors of one form without more ado."""
+
+    __slots__ = ("array", "form", "num_bytes")
+
+    def __init__(self, num_bytes: int, form: _Form) -> None:
+        self.num_bytes = num_bytes
+        self.array: NDArray[Any] = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+        self.take_form(form)
+
+    def take_form(self, form: _Form) -> None:
+        """Lay another array over the same memory; nobody may hold the old one."""
+        shape, strides, dtype = form
+        memory = self.array if self.array.base is None else self.array.base
+        start = -memory.ctypes.data % _ALIGNMENT
+        kind = _NUMPY_DTYPES.get(dtype)
+        if kind is None:
+            self.array = memory[start : start + self.num_bytes]
+        else:
+            steps = [stride * kind.itemsize for stride in strides]
+            self.array = np.ndarray(shape, kind, memory, start, steps)
+        self.form = form
+
+    def tensor(self) -> Tensor:
+        """Return a tensor that refers to the array."""
+        shape, strides, dtype = self.form
+        if dtype in _NUMPY_DTYPES:
+            return torch.from_numpy(self.array)
+        return torch.frombuffer(self.array, dtype=dtype).as_strided_(shape, strides)
+
+
 _lock = threading.Lock()
-_buffers: list[NDArray[np.uint8]] = []
+_buffers: list[_Buffer] = []
 
 
-def _references(buffers: list[NDArray[np.uint8]], index: int) -> int:
-    return sys.getrefcount(buffers[index])
+def _references(buffer: _Buffer) -> int:
+    return sys.getrefcount(buffer.array)
 
 
-# What the count is when only the list holds a buffer; it differs between Python releases.
-_FREE = _references([np.empty(1, np.uint8)], 0)
+# What the count is when only the buffer holds its array; it differs between Python releases.
+_FREE = _references(_Buffer(1, ((1,), (1,), torch.float16)))
 
 
 def empty_like(model: Tensor) -> Tensor:
     """Return an uninitialised tensor of the shape, strides and dtype of a dense tensor."""
     if not _is_kept(model):
         return torch.empty_like(model)
-    return _reused(model).as_strided_(model.shape, model.stride())
+    return _reused(model.nbytes, (model.shape, model.stride(), model.dtype))
 
 
 def empty_contiguous(model: Tensor) -> Tensor:
     """Return an uninitialised contiguous tensor of the shape and dtype of any tensor."""
     if not _is_kept(model):
         return torch.empty_like(model, memory_format=torch.contiguous_format)
-    return _reused(model).view(model.shape)
+    strides = [1]
+    for size in model.shape[:0:-1]:
+        strides.append(strides[-1] * size)
+    return _reused(model.nbytes, (model.shape, tuple(strides[::-1]), model.dtype))
 
 
 def _is_kept(model: Tensor) -> bool:
     """Tell whether memory for a tensor of this kind and size is worth keeping."""
     return (
-        not torch.compiler.is_compiling()
-        and _SMALLEST <= model.nbytes <= _LARGEST
+        _SMALLEST <= model.nbytes <= _LARGEST
         and type(model) is Tensor
-        and model.device.type == "cpu"
+        and model.is_cpu
+        and not torch.compiler.is_compiling()
     )
 
 
-def _reused(model: Tensor) -> Tensor:
-    """Return a flat tensor of as many elements in a buffer that nobody else holds."""
+def _reused(num_bytes: int, form: _Form) -> Tensor:
+    """Return a tensor in a buffer that nobody else holds."""
     with _lock:
         # the tensor must refer to the buffer before the lock is released
-        return torch.frombuffer(_free_buffer(model.nbytes), dtype=model.dtype)
+        return _free_buffer(num_bytes, form).tensor()
 
 
-def _free_buffer(num_bytes: int) -> NDArray[np.uint8]:
-    """Return a buffer that nobody holds; the lock must be held."""
-    for index in range(len(_buffers)):
-        if _buffers[index].nbytes == num_bytes and _references(_buffers, index) == _FREE:
+def _free_buffer(num_bytes: int, form: _Form) -> _Buffer:
+    """Return a buffer that nobody holds, in some form; the lock must be held."""
+    for index, buffer in enumerate(_buffers):
+        if buffer.num_bytes == num_bytes and _references(buffer) == _FREE:
             # the least recently used come first, and make room first
-            buffer = _buffers.pop(index)
+            del _buffers[index]
+            if buffer.form != form:
+                buffer.take_form(form)
             break
     else:
         _make_room(num_bytes)
-        memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
-        start = -memory.ctypes.data % _ALIGNMENT
-        buffer = memory[start : start + num_bytes]
+        buffer = _Buffer(num_bytes, form)
     _buffers.append(buffer)
     return buffer
 
 
 def _make_room(num_bytes: int) -> None:
     """Forget buffers until another one fits; those in use live on without us."""
-    while _buffers and sum(buffer.nbytes for buffer in _buffers) + num_bytes > _CAPACITY:
+    while _buffers and sum(buffer.num_bytes for buffer in _buffers) + num_bytes > _CAPACITY:
         _buffers.pop(0)
 
 
@@ -99,6 +148,6 @@ def release_buffers() -> None:
     larger: what suited the smaller ones will not be used again, and only adds to the peak.
     """
     with _lock:
-        idle = [i for i in range(len(_buffers)) if _references(_buffers, i) == _FREE]
+        idle = [i for i, buffer in enumerate(_buffers) if _references(buffer) == _FREE]
         for index in reversed(idle):
             del _buffers[index]

@@ -32,7 +32,11 @@ def wants_reference(*tensors: torch.Tensor | None) -> bool:
     """Tell whether the plain-torch reference must run: asked for, or gradients are needed."""
     if current_backend() == "eager":
         return True
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if torch.is_grad_enabled():
+        for tensor in tensors:  # any() with a generator takes longer than some kernels
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False
 
 
 def dense(tensor: torch.Tensor) -> torch.Tensor:

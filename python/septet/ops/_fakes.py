@@ -20,6 +20,7 @@ for _name in (
     "mt19937_normal",
     "philox_normal",
     "step",
+    "step.plain",
     "threshold_quantile",
 ):
     torch.library.register_fake(f"septet::{_name}", _nothing)

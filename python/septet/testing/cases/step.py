@@ -243,5 +243,6 @@ CASES = [
     _case("empty_batch", DDPM, _noise, shape=(0, 3, 8, 8)),
     _case("whole_tiles", DDPM, _noise, shape=(2, 4, 16, 16)),
     _case("several_threads", DDPM, _noise, shape=(3, 3, 111, 111)),
+    _case("several_threads_without_options", DDIM, shape=(3, 3, 111, 111)),
     _case("several_threads_philox", DDPM, _seeds(0, 0), shape=(3, 3, 51, 51)),
 ]
