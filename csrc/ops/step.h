@@ -206,7 +206,7 @@ inline constexpr const char* kStepSchema =
 // and on small samples that is most of the time of a step.
 inline constexpr const char* kPlainStepSchema =
     "step.plain(Tensor sample, Tensor model_output, Tensor table, int row, "
-    "Tensor(a!) prev_sample) -> ()";
+    "Tensor(a!) prev_sample, Tensor[] stored) -> ()";
 
 // Applies the step to elements [begin, end), in memory order.
 using StepRange = void (*)(const StepArgs& args, int64_t begin, int64_t end);

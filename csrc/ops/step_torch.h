@@ -36,13 +36,15 @@ void boxed_step(Tensor sample, Tensor model_output, Tensor table, int64_t row, T
 }
 
 template <void (*run)(const StepTensors&)>
-void boxed_plain_step(Tensor sample, Tensor model_output, Tensor table, int64_t row, Tensor prev) {
+void boxed_plain_step(Tensor sample, Tensor model_output, Tensor table, int64_t row, Tensor prev,
+                      std::vector<Tensor> stored) {
   StepTensors tensors;
   tensors.sample = view(sample);
   tensors.model_output = view(model_output);
   tensors.table = view(table);
   tensors.row = row;
   tensors.prev = view(prev);
+  for (const Tensor& tensor : stored) tensors.stored.push_back(view(tensor));
   run(tensors);
 }
 

@@ -30,7 +30,9 @@ class HostOps:
         def default(self, *arguments):
             self._function(*(_as_numpy(value) for value in arguments))
 
-        plain = default
+        def plain(self, *arguments):
+            *others, stored = arguments
+            self._function(*map(_as_numpy, others), stored=_as_numpy(stored))
 
     def __getattr__(self, name):
         return self._Op(getattr(_host, name))

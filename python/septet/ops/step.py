@@ -127,10 +127,11 @@ def step(  # type: ignore[misc]  # the overloads abbreviate the options
     strides = sample.stride()
     prev = empty_like(sample)
     original = empty_like(sample) if pred_original_sample else None
-    if not (pred_original_sample or stored) and (
+    kept = [t if t.stride() == strides else like(t, sample) for t in stored]
+    if not pred_original_sample and (
         uncond_output is counter is threshold is mu is mask is noise is philox is slots is None
     ):
-        run(_library.ops().step.plain, sample, like(model_output, sample), table, row, prev)
+        run(_library.ops().step.plain, sample, like(model_output, sample), table, row, prev, kept)
         return prev
     run(
         _library.ops().step.default,
@@ -141,7 +142,7 @@ def step(  # type: ignore[misc]  # the overloads abbreviate the options
         prev,
         original,
         slots,
-        [t if t.stride() == strides else like(t, sample) for t in stored],
+        kept,
         like(uncond_output, sample),
         counter,
         threshold,
