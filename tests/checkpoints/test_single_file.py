@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,25 @@ def test_parallel_training(unet: UNet2DModel, authors: dict[str, Tensor], tmp_pa
     assert torch.equal(run(UNet2DModel.from_single_file(path)), run(unet))
     torch.save({**authors, "logvar": torch.zeros(1000)}, path)
     assert torch.equal(run(UNet2DModel.from_single_file(path)), run(unet))
+
+
+def test_lightning_keeps_callbacks_by_class(
+    unet: UNet2DModel, authors: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "pytorch_lightning.callbacks.model_checkpoint"
+    modules = {".".join(name.split(".")[:n]): types.ModuleType("") for n in (1, 2, 3)}
+    callback = type("ModelCheckpoint", (), {"__module__": name})
+    modules[name].ModelCheckpoint = callback  # type: ignore[attr-defined]
+    path = tmp_path / "model.ckpt"
+    with monkeypatch.context() as patch:
+        for key, module in modules.items():
+            patch.setitem(sys.modules, key, module)
+        state = {"best_model_score": torch.ones(()), "best_model_path": "last.ckpt"}
+        torch.save({"state_dict": authors, "callbacks": {callback: state}}, path)
+        torch.save(callback(), tmp_path / "object.ckpt")
+    assert torch.equal(run(UNet2DModel.from_single_file(path)), run(unet))
+    with pytest.raises(CheckpointError, match="expected a mapping from names to tensors"):
+        UNet2DModel.from_single_file(tmp_path / "object.ckpt")
 
 
 def test_training_states(unet: UNet2DModel, authors: dict[str, Tensor], tmp_path: Path) -> None:

@@ -25,6 +25,25 @@ _UNUSED = ("logvar",)
 _NETWORK_KEYS = ("model_state_dict", "state_dict", "generator")
 
 
+class _Ignored:
+    """Stands in for a class that a training's state names, and that no weights depend on."""
+
+
+# PyTorch Lightning keeps the state of its callbacks under their classes (before 1.5).
+_LIGHTNING = "pytorch_lightning.callbacks"
+_ALLOWED: tuple[type | tuple[type, str], ...] = (
+    Namespace,
+    *(
+        (_Ignored, f"{_LIGHTNING}.{name}")
+        for name in (
+            "model_checkpoint.ModelCheckpoint",
+            "early_stopping.EarlyStopping",
+            "lr_monitor.LearningRateMonitor",
+        )
+    ),
+)
+
+
 def read_single_file(path: Path, *, use_ema: bool = True) -> dict[str, Tensor]:
     """Read the weights of one network from an authors' file.
 
@@ -44,7 +63,7 @@ def read_single_file(path: Path, *, use_ema: bool = True) -> dict[str, Tensor]:
         CheckpointError: If the file is damaged, would run code, or holds something else.
     """
     if path.suffix in PICKLE_SUFFIXES:
-        content = read_pickled(path, [Namespace])
+        content = read_pickled(path, _ALLOWED)
         tensors = as_tensors(_weights_of(content, use_ema, path), path)
     else:
         tensors = read_tensors(path)
@@ -94,6 +113,6 @@ def read_training_config(path: Path) -> dict[str, Any]:
     """
     if path.suffix not in PICKLE_SUFFIXES:
         return {}
-    content = read_pickled(path, [Namespace])
+    content = read_pickled(path, _ALLOWED)
     config = content.get("config") if isinstance(content, Mapping) else None
     return dict(vars(config)) if isinstance(config, Namespace) else {}

@@ -72,13 +72,13 @@ def _check_header(path: Path, size: int) -> None:
         raise CheckpointError(f"{path}: not a valid safetensors file: {reason}") from error
 
 
-def read_pickled(path: Path, allowed: Sequence[type] = ()) -> Any:
+def read_pickled(path: Path, allowed: Sequence[type | tuple[type, str]] = ()) -> Any:
     """Read what torch pickled, through its restricted reader.
 
     Args:
         path: A file of ``torch.save``, of today's format or that before torch 1.6.
         allowed: Classes that may occur besides torch's; harmless ones, whose instances only hold
-            attributes.
+            attributes. A pair is a class of ours and the name in the file that it stands in for.
 
     Raises:
         CheckpointError: If the file is damaged, would run code, or is compressed.
