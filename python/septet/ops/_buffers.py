@@ -67,9 +67,9 @@ class _Buffer:
 
     def tensor(self) -> Tensor:
         """Return a tensor that refers to the array."""
-        shape, strides, dtype = self.form
-        if dtype in _NUMPY_DTYPES:
+        if self.form[2] in _NUMPY_DTYPES:
             return torch.from_numpy(self.array)
+        shape, strides, dtype = self.form
         return torch.frombuffer(self.array, dtype=dtype).as_strided_(shape, strides)
 
 
@@ -115,24 +115,20 @@ def _is_kept(model: Tensor) -> bool:
 def _reused(num_bytes: int, form: _Form) -> Tensor:
     """Return a tensor in a buffer that nobody else holds."""
     with _lock:
+        # the least recently used come first, and make room first
+        for index, buffer in enumerate(_buffers):
+            if buffer.num_bytes == num_bytes and _references(buffer) == _FREE:
+                if buffer.form != form:
+                    buffer.take_form(form)
+                if index + 1 < len(_buffers):
+                    _buffers.append(_buffers.pop(index))
+                break
+        else:
+            _make_room(num_bytes)
+            buffer = _Buffer(num_bytes, form)
+            _buffers.append(buffer)
         # the tensor must refer to the buffer before the lock is released
-        return _free_buffer(num_bytes, form).tensor()
-
-
-def _free_buffer(num_bytes: int, form: _Form) -> _Buffer:
-    """Return a buffer that nobody holds, in some form; the lock must be held."""
-    for index, buffer in enumerate(_buffers):
-        if buffer.num_bytes == num_bytes and _references(buffer) == _FREE:
-            # the least recently used come first, and make room first
-            del _buffers[index]
-            if buffer.form != form:
-                buffer.take_form(form)
-            break
-    else:
-        _make_room(num_bytes)
-        buffer = _Buffer(num_bytes, form)
-    _buffers.append(buffer)
-    return buffer
+        return buffer.tensor()
 
 
 def _make_room(num_bytes: int) -> None:

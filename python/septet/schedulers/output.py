@@ -134,8 +134,8 @@ def may_wait(sample: Tensor, model_output: Tensor) -> bool:
     Not where gradients flow, since it belongs into the graph of the step; not for inference
     tensors, which do not count their versions; and not where it comes for free.
     """
-    if current_backend() == "eager" or torch.compiler.is_compiling():
-        return False
     if torch.is_grad_enabled() and (sample.requires_grad or model_output.requires_grad):
         return False
-    return not (sample.is_inference() or model_output.is_inference())
+    if sample.is_inference() or model_output.is_inference():
+        return False
+    return current_backend() != "eager" and not torch.compiler.is_compiling()
