@@ -29,6 +29,7 @@ from training import (
     add_noise,
     add_options,
     check_resume,
+    load_averaged,
     spread_timesteps,
     train,
     warmup_then_cosine,
@@ -218,12 +219,6 @@ def make_text_to_image(vocabulary_size: int) -> nn.ModuleDict:
     """Make text encoder and UNet with random weights."""
     bert = LDMBertModel(vocab_size=vocabulary_size, **TEXT_CONFIG)
     return nn.ModuleDict({"bert": bert, "unet": UNet2DConditionModel(**UNET_CONFIG)})
-
-
-def load_averaged(model: nn.Module, checkpoint: Path) -> nn.Module:
-    """Load the moving average of a training's weights."""
-    model.load_state_dict(torch.load(checkpoint, weights_only=True)["averaged"])
-    return model.eval()
 
 
 @torch.no_grad()
