@@ -32,7 +32,7 @@ from training import (
 )
 
 ROOT = Path(__file__).parents[1]
-STEPS = {"base": 8000, "upsampler": 5000}
+STEPS = {"base": 4000, "upsampler": 3000}
 BATCH = {"base": 32, "upsampler": 8}
 RATE = {"base": 1.5e-3, "upsampler": 1e-3}
 DROPPED_CAPTIONS = {"base": 0.1, "upsampler": 0.5}
