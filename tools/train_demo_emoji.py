@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertTokenizer
 
+from emoji_data import PHRASES
 from septet.checkpoints import write_index, write_json
 from septet.cli.emoji_judge import Emoji, load_emoji, shrink
 from septet.models import AutoencoderKL, LDMBertModel, UNet2DConditionModel
@@ -39,8 +40,6 @@ ROOT = Path(__file__).parents[1]
 NUM_TRAIN_TIMESTEPS = 1000
 MAX_TOKENS = 77
 DROPPED_CAPTIONS = 0.1
-#: What is taken for the caption at random in training, so that a prompt may be phrased so.
-PHRASES = ("{}", "{}", "{}", "a {}", "the {}", "{} emoji", "an emoji of a {}", "a picture of a {}")
 
 AUTOENCODER_BATCH = 8
 AUTOENCODER_RATE = 2e-3

@@ -11,12 +11,13 @@ from torch.distributions import Normal, kl_divergence
 import septet
 import train_demo_glide
 from train_demo_glide import BOUND_WEIGHT, Process, make_schedulers
+from training import add_noise
 
 
 @pytest.mark.parametrize("stage", ["base", "upsampler"])
 def test_loss_is_that_of_the_papers(stage):
     process = Process.make(make_schedulers()[stage])
-    timesteps = torch.tensor([1, 40, 300, 600, 900])
+    timesteps = torch.tensor([1, 40, 200, 350, 490])
     generator = torch.Generator().manual_seed(0)
     clean, noise, error = torch.randn(3, 5, 3, 4, 4, generator=generator)
     clean = clean.clamp(-1, 1)
@@ -46,6 +47,15 @@ def test_loss_is_that_of_the_papers(stage):
     expected = (weight * (0.1 * error) ** 2).mean() + BOUND_WEIGHT * divergence.mean()
     loss = process.loss(noise, output, timesteps)
     assert loss == pytest.approx(float(expected), rel=2e-3)
+
+
+@pytest.mark.parametrize("stage", ["base", "upsampler"])
+def test_training_begins_where_drawing_does(stage):
+    process = Process.make(make_schedulers()[stage])
+    clean, start = torch.randn(2, 5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    noise = process.noise_towards(clean, start)
+    last = process.alphas_cumprod[-1].expand(5)
+    assert (add_noise(clean, noise, last) - start).abs().max() < 1e-5
 
 
 def test_the_bound_teaches_the_variance_only():
