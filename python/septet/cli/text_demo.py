@@ -47,6 +47,7 @@ TEXT_DEMOS: tuple[TextDemo, ...] = (
             "num_inference_steps": 50,
             "num_inference_steps_upscale": 8,
             "guidance_scale": 4.0,
+            "upsample_temp": 0.8,
         },
     ),
 )
@@ -82,8 +83,7 @@ def run_text_demos(output: Path, *, seed: int = 0, demos: Sequence[TextDemo] = T
         save_png(captioned_grid(pixels, prompts), output / f"{demo.folder}.png")
         if share < PASS_MARK:
             failures.append(f"{demo.name}: only {share:.0%} of the emoji are recognised")
-    names = ",".join(demo.folder for demo in demos)
-    print(f"pictures: {output}/{{{names}}}.png")
+    print("pictures:", *(output / f"{demo.folder}.png" for demo in demos))
     for failure in failures:
         print(f"septet: {failure}", file=sys.stderr)
     return 1 if failures else 0
