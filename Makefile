@@ -1,4 +1,4 @@
-# make demo   draws digits with every pipeline into out/
+# make demo   draws digits and emoji into out/
 # make test   builds and runs the quick tests
 # Both create .venv and everything in it; nothing else is needed but Python, a C++ compiler and make.
 PYTHON ?= python3

@@ -20,6 +20,8 @@ TOOLS = Path(__file__).parent
 CAPTIONS = TOOLS / "emoji_captions.txt"
 OUTPUT = TOOLS.parent / "python/septet/assets/emoji_data.npz"
 HELD_OUT = "[held out]"
+#: What is taken for the caption at random in training, so that a prompt may be phrased so.
+PHRASES = ("{}", "{}", "{}", "a {}", "the {}", "{} emoji", "an emoji of a {}", "a picture of a {}")
 
 
 @dataclass(frozen=True)

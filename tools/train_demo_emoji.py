@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertTokenizer
 
+from emoji_data import PHRASES
 from septet.checkpoints import write_index, write_json
 from septet.cli.emoji_judge import Emoji, load_emoji, shrink
 from septet.models import AutoencoderKL, LDMBertModel, UNet2DConditionModel
@@ -29,6 +30,7 @@ from training import (
     add_noise,
     add_options,
     check_resume,
+    load_averaged,
     spread_timesteps,
     train,
     warmup_then_cosine,
@@ -38,8 +40,6 @@ ROOT = Path(__file__).parents[1]
 NUM_TRAIN_TIMESTEPS = 1000
 MAX_TOKENS = 77
 DROPPED_CAPTIONS = 0.1
-#: What is taken for the caption at random in training, so that a prompt may be phrased so.
-PHRASES = ("{}", "{}", "{}", "a {}", "the {}", "{} emoji", "an emoji of a {}", "a picture of a {}")
 
 AUTOENCODER_BATCH = 8
 AUTOENCODER_RATE = 2e-3
@@ -218,12 +218,6 @@ def make_text_to_image(vocabulary_size: int) -> nn.ModuleDict:
     """Make text encoder and UNet with random weights."""
     bert = LDMBertModel(vocab_size=vocabulary_size, **TEXT_CONFIG)
     return nn.ModuleDict({"bert": bert, "unet": UNet2DConditionModel(**UNET_CONFIG)})
-
-
-def load_averaged(model: nn.Module, checkpoint: Path) -> nn.Module:
-    """Load the moving average of a training's weights."""
-    model.load_state_dict(torch.load(checkpoint, weights_only=True)["averaged"])
-    return model.eval()
 
 
 @torch.no_grad()

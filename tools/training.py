@@ -115,6 +115,12 @@ class Training(Generic[NetworkT]):
             mean.lerp_(weight.detach(), 1 - decay)
 
 
+def load_averaged(model: nn.Module, checkpoint: Path) -> nn.Module:
+    """Load the moving average of a training's weights."""
+    model.load_state_dict(torch.load(checkpoint, weights_only=True)["averaged"])
+    return model.eval()
+
+
 def warmup_then_cosine(step: int, num_steps: int, warmup_steps: int = 300) -> float:
     """Rise linearly to 1, then fall along a half cosine to zero at ``num_steps``."""
     warmup = min(1.0, (step + 1) / warmup_steps)
