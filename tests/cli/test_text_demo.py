@@ -34,13 +34,16 @@ def test_judges_and_writes(monkeypatch, tmp_path, capsys, num_known, code):
     monkeypatch.setattr(text_demo, "load_asset", lambda folder: Painter(num_known))
     assert main(["demo", "--only", "emoji", "--seed", "5", "--output", str(tmp_path)]) == code
     printed = capsys.readouterr()
-    row = printed.out.splitlines()[1].split()
-    assert row[0] == "GLIDE"
-    share = int(row[-1].rstrip("%"))
-    assert share == 100 if num_known == 50 else share < 60
-    assert ("are recognised" in printed.err) == bool(code)
-    with Image.open(tmp_path / "glide.png") as sheet:
-        assert sheet.size == (10 * 128, 5 * 156)
+    rows = printed.out.splitlines()[1:]
+    for row, name, picture in zip(
+        rows, ("Latent Diffusion", "GLIDE"), ("emoji", "glide"), strict=False
+    ):
+        assert row.startswith(name)
+        share = int(row.split()[-1].rstrip("%"))
+        assert share == 100 if num_known == 50 else share < 60
+        assert (f"{name}: only" in printed.err) == bool(code)
+        with Image.open(tmp_path / f"{picture}.png") as sheet:
+            assert sheet.size == (10 * 128, 5 * 156)
 
 
 def test_captioned_grid():

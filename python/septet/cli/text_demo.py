@@ -40,6 +40,12 @@ class TextDemo:
 
 TEXT_DEMOS: tuple[TextDemo, ...] = (
     TextDemo(
+        name="Latent Diffusion",
+        folder="emoji",
+        steps="25",
+        call={"num_inference_steps": 25, "guidance_scale": 4.0},
+    ),
+    TextDemo(
         name="GLIDE",
         folder="glide",
         steps="50+8",
