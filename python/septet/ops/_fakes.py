@@ -21,5 +21,6 @@ for _name in (
     "philox_normal",
     "step",
     "threshold_quantile",
+    "wavenet_layer",
 ):
     torch.library.register_fake(f"septet::{_name}", _nothing)
