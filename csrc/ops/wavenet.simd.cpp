@@ -39,7 +39,9 @@ inline int64_t in_block(int64_t row, int64_t c) {
 }
 
 // products[r][i] = sum over k of rows[r][k] * weights[k][i], for a block of rows and a panel.
-inline void multiply(const float* rows, const float* weights, int64_t depth, float* products) {
+// Not inlined: the registers are all its own.
+__attribute__((noinline)) void multiply(const float* rows, const float* weights, int64_t depth,
+                                        float* products) {
   Floats sums[kRows][2];
   SEPTET_UNROLL
   for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = Floats(0.0f);
@@ -213,6 +215,10 @@ class LayerTask {
     return static_cast<const T*>(args_.input) +
            (sample_ * args_.positions + position) * args_.channels;
   }
+  const T* mel(int64_t position) const {
+    return static_cast<const T*>(args_.mel) +
+           (sample_ * args_.positions + position) * 2 * args_.channels;
+  }
   float mask(int64_t position) const {
     if (args_.mask == nullptr) return 1.0f;
     return load_value(static_cast<const T*>(args_.mask) + sample_ * args_.positions + position);
@@ -250,12 +256,20 @@ class LayerTask {
   // A vector of channels of filter and gate, for all groups.
   void convolve(int64_t panel) {
     const float* weights = packed_ + layout_.at(panel);
+    const int64_t c = panel * kLanes, left = args_.channels - c;
     for (int64_t i = 0; i < Run::kInputs * blocks_; ++i) {
       multiply(inputs_ + i * block_, weights + i / blocks_ * args_.channels * kPanel,
                args_.channels, products_ + i * kRows * kPanel);
+      // the next products hide the way from memory; all of it at once would block the caches
+      constexpr int64_t kPart = kRows * Run::kOutputs / Run::kInputs;
+      for (int64_t n = i * kPart; n < (i + 1) * kPart; ++n) {
+        const int64_t at = position(n / Run::kOutputs, n % Run::kOutputs);
+        if (at >= args_.positions) continue;
+        __builtin_prefetch(mel(at) + c);
+        __builtin_prefetch(mel(at) + args_.channels + c);
+      }
     }
     const float* bias = packed_ + layout_.at_bias(panel);
-    const int64_t c = panel * kLanes;
     for (int64_t g = 0; g < blocks_ * kRows; ++g) {
       Floats filter[Run::kOutputs], gate[Run::kOutputs];
       load_products(g, 0, filter);
@@ -265,11 +279,9 @@ class LayerTask {
         const int64_t at = position(g, i);
         Floats result(0.0f);
         if (at < args_.positions) {
-          const T* mel = static_cast<const T*>(args_.mel) +
-                         (sample_ * args_.positions + at) * 2 * args_.channels + c;
-          const Floats f = load_channels(mel, args_.channels - c) + Floats::load(bias);
-          const Floats b =
-              load_channels(mel + args_.channels, args_.channels - c) + Floats::load(bias + kLanes);
+          const T* const from = mel(at) + c;
+          const Floats f = load_channels(from, left) + Floats::load(bias);
+          const Floats b = load_channels(from + args_.channels, left) + Floats::load(bias + kLanes);
           result = gated(filter[i] + f, gate[i] + b);
         }
         result.store(gated_ + (i * blocks_ + g / kRows) * block_ + in_block(g % kRows, c));
@@ -288,36 +300,46 @@ class LayerTask {
 
   // What a block of positions gives to the residual and to the skip path.
   void share(int64_t block) {
+    const int64_t first = block % blocks_ * kRows, output = block / blocks_;
     for (int64_t panel = 0; panel < layout_.shares(); ++panel) {
       const int64_t at = layout_.gates() + panel;
+      for (int i = 0; i < 2 * kRows; ++i) {
+        const int64_t row = position(first + i / 2, output);
+        if (row < args_.positions) __builtin_prefetch(target(row, 2 * panel + i % 2), 1);
+      }
       multiply(gated_ + block * block_, packed_ + layout_.at(at), args_.channels, products_);
-      for (int r = 0; r < kRows; ++r) {
-        const int64_t position_of_row = position(block % blocks_ * kRows + r, block / blocks_);
-        if (position_of_row >= args_.positions) continue;
-        for (int half = 0; half < 2; ++half) {
-          const Floats bias = Floats::load(packed_ + layout_.at_bias(at) + half * kLanes);
-          const Floats sum = Floats::load(products_ + r * kPanel + half * kLanes) + bias;
-          store(position_of_row, 2 * panel + half, sum);
-        }
+      for (int i = 0; i < 2 * kRows; ++i) {
+        const int64_t row = position(first + i / 2, output);
+        if (row >= args_.positions) continue;
+        const Floats bias = Floats::load(packed_ + layout_.at_bias(at) + i % 2 * kLanes);
+        store(row, 2 * panel + i % 2, Floats::load(products_ + i * kLanes) + bias);
       }
     }
   }
 
+  // Where a vector of the 1x1 products belongs, nullptr if there is none.
+  T* target(int64_t position, int64_t vector) const {
+    const int64_t row = sample_ * args_.positions + position;
+    if (vector < layout_.residuals()) {
+      return static_cast<T*>(args_.out) + row * args_.channels + vector * kLanes;
+    }
+    const int64_t c = (vector - layout_.residuals()) * kLanes;
+    if (c >= args_.skip_channels) return nullptr;
+    return static_cast<T*>(args_.skips) + row * args_.skip_channels + c;
+  }
+
   void store(int64_t position, int64_t vector, Floats sum) const {
-    const int64_t residuals = layout_.residuals(), row = sample_ * args_.positions + position;
-    if (vector < residuals) {
+    T* const to = target(position, vector);
+    if (to == nullptr) return;
+    if (vector < layout_.residuals()) {
       const int64_t c = vector * kLanes, left = args_.channels - c;
       const Floats s = shifted_input(load_channels(input(position) + c, left),
                                      Floats::load(step_ + c), Floats(mask(position)));
-      store_channels(residual_output(s, sum), static_cast<T*>(args_.out) + row * args_.channels + c,
-                     left);
-      return;
+      return store_channels(residual_output(s, sum), to, left);
     }
-    const int64_t c = (vector - residuals) * kLanes, left = args_.skip_channels - c;
-    if (left <= 0) return;
-    T* const skips = static_cast<T*>(args_.skips) + row * args_.skip_channels + c;
-    if (args_.accumulate) sum = sum + load_channels(skips, left);
-    store_channels(sum, skips, left);
+    const int64_t left = args_.skip_channels - (vector - layout_.residuals()) * kLanes;
+    if (args_.accumulate) sum = sum + load_channels(to, left);
+    store_channels(sum, to, left);
   }
 
   const WaveNetArgs& args_;
