@@ -14,6 +14,7 @@
 #include "ops/norm.h"
 #include "ops/step.h"
 #include "ops/threshold.h"
+#include "ops/wavenet.h"
 #include "probes.h"
 
 namespace py = pybind11;
@@ -148,6 +149,35 @@ void attention(const py::array& query, const py::array& key, const py::array& va
   range(args, 0, attention_tasks(args));
 }
 
+void wavenet_layer(const py::array& input, const py::array& step, const py::array& mel,
+                   const py::array& weight, const py::array& bias, const py::array& residual_weight,
+                   const py::array& residual_bias, const py::array& skip_weight,
+                   const py::array& skip_bias, const OptionalArray& mask, int64_t dilation,
+                   bool accumulate, const OptionalArray& out, const py::array& skips) {
+  const char* op = "wavenet_layer";
+  const NumpyView views[] = {{input, op, "input"},
+                             {step, op, "step"},
+                             {mel, op, "mel"},
+                             {weight, op, "weight"},
+                             {bias, op, "bias"},
+                             {residual_weight, op, "residual_weight"},
+                             {residual_bias, op, "residual_bias"},
+                             {skip_weight, op, "skip_weight"},
+                             {skip_bias, op, "skip_bias"},
+                             {mask, op, "mask"},
+                             {out, op, "out", true},
+                             {skips, op, "skips", true}};
+  const WaveNetTensors tensors{views[0].view, views[1].view, views[2].view,  views[3].view,
+                               views[4].view, views[5].view, views[6].view,  views[7].view,
+                               views[8].view, views[9].view, views[10].view, views[11].view,
+                               dilation,      accumulate};
+  const WaveNetArgs args = plan_wavenet(tensors);
+  const WaveNetKernels kernels = SEPTET_CALL_ISA(wavenet_kernels, tensors.input.dtype);
+  const py::gil_scoped_release release;
+  run_wavenet_layer(args, kernels,
+                    [](int64_t count, const auto& range) { range(int64_t{0}, count); });
+}
+
 void threshold_quantile(const py::array& sample, const py::array& model_output,
                         const py::array& table, int64_t row, const OptionalArray& uncond_output,
                         double ratio, double maximum, const py::array& out) {
@@ -237,6 +267,11 @@ PYBIND11_MODULE(_host, m, py::mod_gil_not_used()) {
   m.def("attention", &septet::attention, py::arg("query"), py::arg("key"), py::arg("value"),
         py::arg("bias"), py::arg("prefix_key"), py::arg("prefix_value"), py::arg("scale"),
         py::arg("out"), "Attend to the keys of numpy arrays; see septet.ops.attention.");
+  m.def("wavenet_layer", &septet::wavenet_layer, py::arg("input"), py::arg("step"), py::arg("mel"),
+        py::arg("weight"), py::arg("bias"), py::arg("residual_weight"), py::arg("residual_bias"),
+        py::arg("skip_weight"), py::arg("skip_bias"), py::arg("mask"), py::arg("dilation"),
+        py::arg("accumulate"), py::arg("out"), py::arg("skips"),
+        "Run a layer of DiffWave on numpy arrays; see septet.ops.wavenet_layer.");
   m.def("threshold_quantile", &septet::threshold_quantile, py::arg("sample"),
         py::arg("model_output"), py::arg("table"), py::arg("row"), py::arg("uncond_output"),
         py::arg("ratio"), py::arg("maximum"), py::arg("out"),

@@ -61,20 +61,27 @@ def test_prepared_equals_forward(oracle: Oracle, max_bytes: int) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("lengths", [None, [5, 2]])
-def test_packed_layers_are_as_accurate_as_plain_ones(lengths: list[int] | None) -> None:
-    """At the published depth, where the rescaled residual path grows 32768-fold."""
+def test_kernels_are_as_accurate_as_torch_at_the_published_depth(lengths: list[int] | None) -> None:
     model = tiny(num_res_layers=30, dilation_cycle=10)
     mel, sample = torch.randn(2, 4, 5), torch.randn(2, 1, 30)
     arguments = (torch.tensor([7.25]), mel, None if lengths is None else torch.tensor(lengths))
-    packed = model.prepare(*arguments)
-    assert packed.mel.packed is not None
-    output = packed(sample, 0)
+    output = model.prepare(*arguments)(sample, 0)
     with septet.use_backend("eager"):
-        plain = model.prepare(*arguments)
-        assert plain.mel.packed is None
-        plain_output = plain(sample, 0)
+        plain = model.prepare(*arguments)(sample, 0)
         exact = model.double().prepare(*arguments)(sample.double(), 0)
-    assert relative_error(output, exact) < max(2 * relative_error(plain_output, exact), 1e-6)
+    assert relative_error(output, exact) < max(2 * relative_error(plain, exact), 1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("factor", [1, 2, 3, 5, 16])
+def test_mel_is_stretched_as_by_the_transposed_convolution(factor: int) -> None:
+    model = tiny(upsample_factors=(factor,)).double()
+    layer = model.residual_layer.layers[0]
+    mel = torch.randn(2, 4, 7, dtype=torch.float64)
+    stretched = layer.upsample_conv2d[0](mel[:, None])[:, 0, :, : 7 * factor]
+    expected = layer.mel_conv.conv(torch.nn.functional.leaky_relu(stretched, 0.4))
+    actual = layer.project_mel(mel, 7 * factor) + layer.mel_conv.conv.bias
+    torch.testing.assert_close(actual, expected.transpose(1, 2))
 
 
 @torch.no_grad()
@@ -103,7 +110,8 @@ def test_groups_are_consecutive_samples() -> None:
     sample, mel = torch.randn(1, 1, 36), torch.randn(1, 4, 2)
     changed = sample.clone()
     changed[..., 7] += 1  # in the group of samples 6, 7 and 8
-    difference = (model(changed, 1.0, mel).sample - model(sample, 1.0, mel).sample).abs()[0, 0]
+    with septet.use_backend("eager"):  # Winograd's sums hold neighbours, which then cancel
+        difference = (model(changed, 1.0, mel).sample - model(sample, 1.0, mel).sample).abs()[0, 0]
     assert (difference[6:9] > 0).all()
     assert difference[:6].max() == difference[9:].max() == 0
 

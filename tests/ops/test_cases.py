@@ -32,8 +32,8 @@ def _widened(value):
 def _call(function, arguments, changed):
     """Return every tensor that a call returns or changes."""
     result = function(**arguments)
-    tensors = list(result) if isinstance(result, tuple) else [result]
-    return tensors + [arguments[name] for name in changed]
+    results = result if isinstance(result, tuple) else (result,)
+    return [r for r in results if r is not None] + [arguments[name] for name in changed]
 
 
 def _reference(case, arguments):

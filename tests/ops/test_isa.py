@@ -20,7 +20,7 @@ for case in all_cases():
     for dtype in case.dtypes:
         arguments = case.inputs(dtype)
         result = case.face(**arguments)
-        tensors = list(result) if isinstance(result, tuple) else [result]
+        tensors = [t for t in (result if isinstance(result, tuple) else (result,)) if t is not None]
         results[f"{case.id}-{dtype}"] = tensors + [arguments[name] for name in case.changed]
 torch.save(results, sys.argv[1])
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
@@ -15,8 +15,7 @@ from septet.checkpoints.weight_norm import fold_weight_norm
 from septet.models.base import PretrainedModel
 from septet.models.diffwave_config import DiffWaveConfig
 from septet.nn.embedding import at_row, sinusoidal_embedding, timesteps_of_call
-from septet.nn.wavenet import MelMask, NamedConv, WaveNetLayer, channels_last
-from septet.nn.wavenet_packed import PackedWaveNet, can_pack
+from septet.nn.wavenet import MelMask, NamedConv, WaveNetLayer
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +73,9 @@ class PreparedMel:
         spectrogram: ``[B, num_mels, frames]``, zero beyond each sample's length.
         num_positions: Length of the network's activations.
         lengths: ``[B]`` frames per sample, None where all fill the batch.
-        projections: ``[B, 2 * res_channels, 1, positions]`` of the first layers; the others
-            compute theirs when they need it.
-        mask: ``[B, 1, 1, positions]``, 0 beyond a sample's end; None with ``lengths`` None.
-        packed: The layers in the form whose scale ``projections`` have; None for the plain one.
+        projections: ``[B, positions, 2 * res_channels]`` of the first layers; the others compute
+            theirs when they need it.
+        mask: ``[B, positions]``, 0 beyond a sample's end; None with ``lengths`` None.
     """
 
     spectrogram: Tensor
@@ -85,15 +83,12 @@ class PreparedMel:
     lengths: Tensor | None
     projections: Sequence[Tensor]
     mask: Tensor | None
-    packed: PackedWaveNet | None = None
 
     def of_layer(self, index: int, layer: WaveNetLayer) -> Tensor:
         """Return what a layer adds to its dilated convolution."""
         if index < len(self.projections):
             return self.projections[index]
         mask = None if self.lengths is None else MelMask(self.lengths)
-        if self.packed is not None:
-            return self.packed.project_mel(index, self.spectrogram, self.num_positions, mask)
         return layer.project_mel(self.spectrogram, self.num_positions, mask)
 
 
@@ -124,11 +119,13 @@ class DiffWaveModel(PretrainedModel):
         super().__init__(settings)
         self._settings = settings
         width, skip, group = settings.res_channels, settings.skip_channels, settings.group_size
-        self.init_conv = nn.Sequential(NamedConv(group * settings.in_channels, width, 1), nn.ReLU())
+        self.init_conv = nn.Sequential(
+            NamedConv(group * settings.in_channels, width, 1), nn.ReLU(inplace=True)
+        )
         self.residual_layer = _ResidualLayers(settings)
         self.final_conv = nn.Sequential(
             NamedConv(skip, skip, 1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             NamedConv(skip, group * settings.out_channels, 1),
         )
         last = cast("NamedConv", self.final_conv[2]).conv
@@ -216,17 +213,22 @@ class DiffWaveModel(PretrainedModel):
             ValueError: If the shape of ``sample`` does not suit the network or the spectrograms.
         """
         self._check_sample(sample, mel)
-        # a single channel has both memory layouts, and torch goes on in the other one
-        hidden = channels_last(self.init_conv(self._group(sample)))
         layers = self.residual_layer.layers
-        mels = (mel.of_layer(index, layer) for index, layer in enumerate(layers))
-        if mel.packed is not None:
-            skips = mel.packed(hidden, steps, mels, mel.mask)
-        else:
-            skips = _run_layers(layers, hidden, steps, mels, mel.mask)
-        output = self.final_conv(skips * math.sqrt(1 / len(layers)))
+        hidden: Tensor | None = self.init_conv(self._group(sample))
+        skips: Tensor | None = None
+        for index, layer in enumerate(layers):
+            hidden, skips = layer(
+                hidden,
+                steps[index],
+                mel.of_layer(index, layer),
+                mel.mask,
+                skips,
+                is_last=index + 1 == len(layers),
+            )
+        first, activation, last = self.final_conv
+        output = last(activation(first(skips, math.sqrt(1 / len(layers)))))
         if mel.mask is not None:
-            output = output * mel.mask
+            output = output * mel.mask[:, :, None]
         return self._ungroup(output)
 
     def _prepare_mel(
@@ -250,15 +252,14 @@ class DiffWaveModel(PretrainedModel):
         mask: Tensor | None = None
         if lengths is not None:
             lengths = _checked_lengths(lengths, spectrogram)
-            spectrogram = spectrogram * MelMask(lengths)(1, frames)[:, 0]
+            spectrogram = spectrogram * MelMask(lengths)(1, frames)[:, None]
             factor = settings.hop_length // settings.group_size
             mask = MelMask(lengths)(factor, num_positions).to(self.dtype)
         size = 2 * settings.res_channels * num_positions * spectrogram.shape[0]
         size *= spectrogram.element_size()
         kept = min(max_bytes // max(size, 1), settings.num_res_layers)
         layers = self.residual_layer.layers
-        packed = PackedWaveNet(layers) if max_bytes and can_pack(layers) else None
-        prepared = PreparedMel(spectrogram, num_positions, lengths, (), mask, packed)
+        prepared = PreparedMel(spectrogram, num_positions, lengths, (), mask)
         projections = [prepared.of_layer(i, layer) for i, layer in enumerate(layers[:kept])]
         return replace(prepared, projections=projections)
 
@@ -271,15 +272,15 @@ class DiffWaveModel(PretrainedModel):
         return torch.stack([layer.fc_t(embedding) for layer in self.residual_layer.layers])
 
     def _group(self, sample: Tensor) -> Tensor:
-        """Turn ``[B, C, samples]`` into ``[B, C * group_size, 1, positions]``."""
+        """Turn ``[B, C, samples]`` into ``[B, positions, C * group_size]``."""
         batch, channels, _ = sample.shape
         grouped = sample.reshape(batch, channels, -1, self._settings.group_size)
-        return channels_last(grouped.transpose(2, 3).reshape(batch, -1, 1, grouped.shape[2]))
+        return grouped.transpose(1, 2).flatten(2)
 
     def _ungroup(self, output: Tensor) -> Tensor:
-        batch, _, _, positions = output.shape
-        grouped = output.reshape(batch, -1, self._settings.group_size, positions)
-        return grouped.transpose(2, 3).reshape(batch, grouped.shape[1], -1)
+        batch, positions, _ = output.shape
+        grouped = output.reshape(batch, positions, -1, self._settings.group_size)
+        return grouped.transpose(1, 2).flatten(2)
 
     def _check_mel(self, spectrogram: Tensor) -> None:
         bands = self._settings.num_mels
@@ -330,22 +331,6 @@ class _ResidualLayers(nn.Module):
     def embed(self, sinusoids: Tensor) -> Tensor:
         """Map ``[N, embed_dim_in]`` to ``[N, embed_dim_out]``."""
         return F.silu(self.fc_t2(F.silu(self.fc_t1(sinusoids))))
-
-
-def _run_layers(
-    layers: list[WaveNetLayer],
-    hidden: Tensor,
-    steps: Tensor,
-    mels: Iterable[Tensor],
-    mask: Tensor | None,
-) -> Tensor:
-    """Run the layers as they are and return the sum of their shares."""
-    skips: Tensor | None = None
-    for layer, step, mel in zip(layers, steps, mels, strict=True):
-        hidden, skip = layer(hidden, step, mel, mask)
-        skips = skip if skips is None else skips + skip
-    assert skips is not None
-    return skips
 
 
 def _checked_lengths(lengths: Tensor, spectrogram: Tensor) -> Tensor:

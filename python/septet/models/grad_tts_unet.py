@@ -186,16 +186,18 @@ class UNetGradTTSModel(PretrainedModel):
         # oneDNN and our kernels work pixel by pixel: no convolution has to reorder its input
         hidden = hidden.contiguous(memory_format=torch.channels_last)
         states = []
-        for level, mask in zip(self.downs, masks, strict=True):
-            hidden, state = _run_level(level, hidden, mask, projections)
+        for level, mask, following in zip(self.downs, masks, (*masks[1:], None), strict=True):
+            hidden, state = _run_level(level, hidden, mask, following, projections)
             states.append(state)
         hidden = self.mid_block1(hidden, masks[-1], next(projections))
-        hidden = self.mid_block2(self.mid_attn(hidden), masks[-1], next(projections))
+        hidden = self.mid_attn(hidden) * masks[-1]
+        hidden = self.mid_block2(hidden, masks[-1], next(projections))
         # the state of the first level is never used
-        for level, mask, state in zip(self.ups, masks[:0:-1], states[:0:-1], strict=True):
-            hidden = torch.cat([hidden, state], dim=1)
-            hidden, _ = _run_level(level, hidden, mask, projections)
-        hidden = self.final_block(hidden * masks[0], masks[0])
+        for index in range(len(states) - 1, 0, -1):
+            hidden = torch.cat([hidden, states[index]], dim=1)
+            level, mask, following = self.ups[-index], masks[index], masks[index - 1]
+            hidden, _ = _run_level(level, hidden, mask, following, projections)
+        hidden = self.final_block(hidden, masks[0])
         score: Tensor = self.final_conv(hidden) * masks[0]
         return score[:, 0]
 
@@ -277,8 +279,16 @@ class _ResnetBlock(nn.Module):
             self.res_conv = Conv2d(in_channels, out_channels, 1)
 
     def forward(self, sample: Tensor, mask: Tensor, time: Tensor) -> Tensor:
-        """Run the block; ``time`` is ``[B or 1, out_channels]``, the output of ``mlp``."""
-        sample = sample * mask
+        """Run the block on a masked sample.
+
+        Args:
+            sample: ``[B, in_channels, H, W]``.
+            mask: ``[B, 1, H, W]``.
+            time: ``[B or 1, out_channels]``, the output of ``mlp``.
+
+        Returns:
+            ``[B, out_channels, H, W]``, masked.
+        """
         hidden = self.block1(sample, mask)
         # masked like the sum, because the first block's output is masked already
         hidden = torch.addcmul(hidden, time[:, :, None, None], mask)
@@ -286,7 +296,7 @@ class _ResnetBlock(nn.Module):
         if self.res_conv is None:
             output: Tensor = hidden + sample
         else:
-            output = self.res_conv(sample, residual=hidden)
+            output = self.res_conv(sample, residual=hidden) * mask
         return output
 
 
@@ -314,13 +324,29 @@ def _level(in_channels: int, channels: int, time_dim: int, resample: nn.Module) 
 
 
 def _run_level(
-    level: nn.Module, hidden: Tensor, mask: Tensor, projections: Iterator[Tensor]
+    level: nn.Module,
+    hidden: Tensor,
+    mask: Tensor,
+    following: Tensor | None,
+    projections: Iterator[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Run a level; return what goes on from here, and the state before resampling."""
+    """Run a level; all that goes in and out is masked.
+
+    Args:
+        level: Two residual blocks, attention, and what changes the resolution.
+        hidden: ``[B, C, H, W]``.
+        mask: The mask at this resolution.
+        following: The mask at the next one, None if the resolution stays.
+        projections: Of the time, for this residual block and all that follow.
+
+    Returns:
+        What goes on from here, and the state before resampling.
+    """
     resnet1, resnet2, attention, resample = cast("nn.ModuleList", level)
     hidden = resnet1(hidden, mask, next(projections))
-    state: Tensor = attention(resnet2(hidden, mask, next(projections)))
-    return resample(state * mask), state
+    state: Tensor = attention(resnet2(hidden, mask, next(projections))) * mask
+    hidden = resample(state)
+    return hidden if following is None else hidden * following, state
 
 
 def _mish_mlp(in_features: int, hidden_features: int, out_features: int) -> nn.Sequential:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from septet.ops import attention
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -45,9 +47,10 @@ class LinearAttention(nn.Module):
         weights = self.to_qkv.weight.flatten(1)
         query, key, value = weights.chunk(3)  # [H * D, C] each
         per_head = (self.num_heads, -1, weights.shape[1])
-        keys = key @ sample.transpose(1, 2)  # [B, H * D, N]
-        means = keys.softmax(dim=-1) @ sample  # [B, H * D, C]
-        means = means.reshape(-1, *query.reshape(per_head).shape)  # [B, H, D, C]
+        # the rows of the key's weights attend to the pixels: no [H * D, N] is ever there
+        rows = key.reshape(per_head).transpose(0, 1).expand(len(sample), -1, -1, -1)
+        pixels = sample[:, :, None].expand(-1, -1, self.num_heads, -1)
+        means = attention(rows, pixels, pixels, scale=1.0).transpose(1, 2)  # [B, H, D, C]
         context = means @ value.reshape(per_head).transpose(1, 2)  # [B, H, D, D]
         merged = context.transpose(2, 3) @ query.reshape(per_head)  # [B, H, D, C]
         matrix = self.to_out.weight.flatten(1) @ merged.flatten(1, 2)
@@ -71,9 +74,9 @@ class RezeroAttention(nn.Module):
         pixels = sample.permute(0, 2, 3, 1).flatten(1, 2)
         matrix, bias = self.fn.fn(pixels)
         gain = self.fn.g
-        hidden: Tensor = (
-            torch.baddbmm(pixels, pixels, (gain * matrix).transpose(1, 2)) + gain * bias
-        )
+        # x is a part of the product, which saves a pass over the pixels
+        matrix = gain * matrix + torch.eye(pixels.shape[-1], dtype=matrix.dtype, device=gain.device)
+        hidden = torch.baddbmm(gain * bias, pixels, matrix.transpose(1, 2))
         return hidden.reshape(-1, *sample.shape[2:], sample.shape[1]).permute(0, 3, 1, 2)
 
 

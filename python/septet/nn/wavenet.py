@@ -1,20 +1,21 @@
 """The layers of a WaveNet that is conditioned on a noise level and a mel spectrogram.
 
-Activations are ``[B, channels, 1, positions]`` in channels-last memory: the channels of a position
-lie side by side, so that all products are matrix products, whatever the dilation.
+Activations are ``[B, positions, channels]``: the channels of a position lie side by side, so that
+all products are matrix products, whatever the dilation.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from septet.ops import wavenet_layer
+
 _LEAKY_SLOPE = 0.4
-_RESIDUAL_SCALE = math.sqrt(0.5)
 
 
 class NamedConv(nn.Module):
@@ -33,9 +34,15 @@ class NamedConv(nn.Module):
         super().__init__()
         self.conv = he_conv(in_channels, out_channels, kernel_size, dilation)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Map ``[B, in_channels, 1, N]`` to ``[B, out_channels, 1, N]``."""
-        return conv_positions(self.conv, input)
+    def forward(self, input: Tensor, scale: float | None = None) -> Tensor:
+        """Map ``[B, N, in_channels]`` to ``[B, N, out_channels]``; there must be one tap only.
+
+        Args:
+            input: The channels of every position.
+            scale: By which the input is multiplied first.
+        """
+        weight = self.conv.weight[:, :, 0]
+        return F.linear(input, weight if scale is None else weight * scale, self.conv.bias)
 
 
 class WaveNetLayer(nn.Module):
@@ -75,64 +82,56 @@ class WaveNetLayer(nn.Module):
     def project_mel(self, mel: Tensor, num_positions: int, mask: MelMask | None = None) -> Tensor:
         """Stretch a mel spectrogram and map it to what is added to the dilated convolution.
 
+        The bias of this map is left to :meth:`forward`, which adds it with another one.
+
         Args:
             mel: ``[B, num_mels, frames]``.
             num_positions: Length of the result, at most frames times the product of the factors.
             mask: Which frames count.
 
         Returns:
-            ``[B, 2 * res_channels, 1, num_positions]``.
+            ``[B, num_positions, 2 * res_channels]``.
         """
-        projected: Tensor = self.mel_conv(stretch_mel(self, mel, num_positions, mask))
-        return projected
+        columns, stretch = mel.transpose(1, 2), 1
+        for module, factor in zip(self.upsample_conv2d, self.upsample_factors, strict=True):
+            conv = cast("nn.ConvTranspose2d", module)
+            columns = F.leaky_relu_(_stretch(conv, columns, factor), _LEAKY_SLOPE)
+            stretch *= factor
+            if mask is not None:
+                columns = columns * mask(stretch, columns.shape[1])[:, :, None]
+        return F.linear(columns[:, :num_positions], self.mel_conv.conv.weight[:, :, 0])
 
     def forward(
-        self, input: Tensor, step: Tensor, mel: Tensor, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        input: Tensor,
+        step: Tensor,
+        mel: Tensor,
+        mask: Tensor | None = None,
+        skips: Tensor | None = None,
+        is_last: bool = False,
+    ) -> tuple[Tensor | None, Tensor]:
         """Run the layer.
 
         Args:
-            input: ``[B, res_channels, 1, N]``, left unchanged.
+            input: ``[B, N, res_channels]``, left unchanged.
             step: ``[B or 1, res_channels]``, the step embedding after ``fc_t``.
-            mel: ``[B, 2 * res_channels, 1, N]`` of :meth:`project_mel`.
-            mask: ``[B, 1, 1, N]``, 0 beyond a sample's end.
+            mel: ``[B, N, 2 * res_channels]`` of :meth:`project_mel`.
+            mask: ``[B, N]``, 0 beyond a sample's end.
+            skips: ``[B, N, skip_channels]``, the earlier layers' share of the output; it may be
+                overwritten.
+            is_last: Whether there is no next layer.
 
         Returns:
-            The input of the next layer, and ``[B, skip_channels, 1, N]``, the output's share.
+            The input of the next layer, None if there is none, and the share of the output of all
+            layers so far.
         """
-        shifted = input + step[:, :, None, None]
-        if mask is not None:
-            shifted = shifted * mask
-        filtered, gate = (self.dilated_conv_layer(shifted) + mel).chunk(2, dim=1)
-        activated = torch.tanh(filtered) * torch.sigmoid(gate)
-        residual = conv_positions(self.res_conv, activated)
-        skip = conv_positions(self.skip_conv, activated)
-        return (shifted + residual) * _RESIDUAL_SCALE, skip
-
-
-def stretch_mel(
-    layer: WaveNetLayer, mel: Tensor, num_positions: int, mask: MelMask | None = None
-) -> Tensor:
-    """Stretch a mel spectrogram to the length of a layer's activations.
-
-    Args:
-        layer: The layer whose transposed convolutions do it.
-        mel: See :meth:`WaveNetLayer.project_mel`, as for the others.
-        num_positions: The same.
-        mask: The same.
-
-    Returns:
-        ``[B, num_mels, 1, num_positions]``, channels-last.
-    """
-    image, stretch = mel[:, None], 1
-    for conv, factor in zip(layer.upsample_conv2d, layer.upsample_factors, strict=True):
-        image = F.leaky_relu(conv(image), _LEAKY_SLOPE)
-        stretch *= factor
-        # An odd factor gives one column too many.
-        image = image[..., : mel.shape[-1] * stretch]
-        if mask is not None:
-            image = image * mask(stretch, image.shape[-1])
-    return channels_last(image[:, 0, :, None, :num_positions])
+        conv = self.dilated_conv_layer.conv
+        bias = _bias(conv) + _bias(self.mel_conv.conv)
+        return wavenet_layer(
+            input, step, mel, conv.weight, bias, self.res_conv.weight,
+            _bias(self.res_conv), self.skip_conv.weight, _bias(self.skip_conv),
+            dilation=conv.dilation[0], mask=mask, skips=skips, is_last=is_last,
+        )  # fmt: skip
 
 
 class MelMask:
@@ -146,9 +145,9 @@ class MelMask:
         self.lengths = lengths
 
     def __call__(self, factor: int, length: int) -> Tensor:
-        """Return ``[B, 1, 1, length]`` bools for spectrograms stretched by ``factor``."""
+        """Return ``[B, length]`` bools for spectrograms stretched by ``factor``."""
         columns = torch.arange(length, device=self.lengths.device)
-        return (columns < factor * self.lengths[:, None])[:, None, None]
+        return columns < factor * self.lengths[:, None]
 
 
 def he_conv(in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> nn.Conv1d:
@@ -160,24 +159,26 @@ def he_conv(in_channels: int, out_channels: int, kernel_size: int, dilation: int
     return conv
 
 
-def conv_positions(conv: nn.Conv1d, input: Tensor) -> Tensor:
-    """Apply a convolution over positions to ``[B, channels, 1, N]``.
+def _stretch(conv: nn.ConvTranspose2d, columns: Tensor, factor: int) -> Tensor:
+    """Apply a transposed convolution of :func:`_stretching` to ``[B, W, H]``, columns first.
 
-    As a convolution over images of height 1 it takes oneDNN's fast path at every dilation; as one
-    over sequences it does not.
+    Every output column depends on three columns at most, so an ordinary convolution with one
+    output channel per column between two inputs does the same, and torch has a fast one.
+
+    Returns:
+        ``[B, factor * W, H]``.
     """
-    return F.conv2d(
-        input,
-        conv.weight[:, :, None],
-        conv.bias,
-        padding=(0, int(conv.padding[0])),
-        dilation=(1, conv.dilation[0]),
-    )
+    before = factor - int(conv.padding[1])
+    taps = F.pad(conv.weight[0, 0].flip(0), (before, factor - before))
+    kernel = taps.view(3, 3, factor).flip(1).permute(2, 1, 0)
+    assert conv.bias is not None
+    between = F.conv2d(columns[:, None], kernel[:, None], conv.bias.expand(factor), padding=1)
+    return between.transpose(1, 2).flatten(1, 2)
 
 
-def channels_last(input: Tensor) -> Tensor:
-    """Bring ``[B, channels, 1, N]`` into channels-last memory."""
-    return input.contiguous(memory_format=torch.channels_last)
+def _bias(conv: nn.Conv1d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
 
 
 def _stretching(factor: int) -> nn.ConvTranspose2d:

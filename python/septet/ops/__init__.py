@@ -15,6 +15,7 @@ from septet.ops.table import (
     StepRow,
 )
 from septet.ops.threshold import threshold_quantile
+from septet.ops.wavenet import wavenet_layer
 
 __all__ = [
     "COLUMNS",
@@ -32,4 +33,5 @@ __all__ = [
     "threshold_quantile",
     "torch_cuda_offset",
     "torch_cuda_threads",
+    "wavenet_layer",
 ]

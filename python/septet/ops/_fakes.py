@@ -22,5 +22,6 @@ for _name in (
     "step",
     "step.plain",
     "threshold_quantile",
+    "wavenet_layer",
 ):
     torch.library.register_fake(f"septet::{_name}", _nothing)
