@@ -109,8 +109,9 @@ class _Recorder:
 def test_opcheck(case, monkeypatch):
     op = getattr(_library.ops(), case.op)
     recorder = _Recorder(op)
+    arguments = case.inputs(torch.float32)
     monkeypatch.setattr(_library, "ops", lambda: type("Ops", (), {case.op: recorder}))
-    case.face(**case.inputs(torch.float32))
+    case.face(**arguments)
     torch.library.opcheck(op.default, recorder.arguments)
 
 

@@ -12,6 +12,7 @@ counts decides that, so no result can ever be overwritten while somebody can sti
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 
@@ -53,21 +54,37 @@ def empty_contiguous(model: Tensor) -> Tensor:
     return _reused(model).view(model.shape)
 
 
-def _is_kept(model: Tensor) -> bool:
+def empty_channels_last(model: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+    """Return an uninitialised channels_last tensor of a shape, of the dtype of any tensor."""
+    num_bytes = math.prod(shape) * model.element_size()
+    if not _is_kept(model, num_bytes):
+        return torch.empty(
+            shape,
+            dtype=model.dtype,
+            device=model.device,
+            memory_format=torch.channels_last,
+        )
+    batch, channels, height, width = shape
+    flat = _reused(model, num_bytes)
+    return flat.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _is_kept(model: Tensor, num_bytes: int | None = None) -> bool:
     """Tell whether memory for a tensor of this kind and size is worth keeping."""
     return (
         not torch.compiler.is_compiling()
-        and _SMALLEST <= model.nbytes <= _LARGEST
+        and _SMALLEST <= (model.nbytes if num_bytes is None else num_bytes) <= _LARGEST
         and type(model) is Tensor
         and model.device.type == "cpu"
     )
 
 
-def _reused(model: Tensor) -> Tensor:
+def _reused(model: Tensor, num_bytes: int | None = None) -> Tensor:
     """Return a flat tensor of as many elements in a buffer that nobody else holds."""
     with _lock:
         # the tensor must refer to the buffer before the lock is released
-        return torch.frombuffer(_free_buffer(model.nbytes), dtype=model.dtype)
+        buffer = _free_buffer(model.nbytes if num_bytes is None else num_bytes)
+        return torch.frombuffer(buffer, dtype=model.dtype)
 
 
 def _free_buffer(num_bytes: int) -> NDArray[np.uint8]:
