@@ -229,11 +229,11 @@ class Tiles {
                        float* products) {
     multiply_block(args, block, begin, end, products);
     const int64_t plane = block.rows * kGroup + kGroup;
-    for (int64_t k = begin; k < end; ++k, products += P * P * plane) {
-      const Finish finish(args, k);
-      for (int64_t r = 0; r < block.rows; ++r) {
-        transform_output(args, place_of(args, block.first + r), products + r * kGroup, plane,
-                         finish);
+    for (int64_t r = 0; r < block.rows; ++r) {
+      const Place place = place_of(args, block.first + r);
+      for (int64_t k = begin; k < end; ++k) {
+        const float* const from = products + (k - begin) * P * P * plane + r * kGroup;
+        transform_output(args, place, from, plane, Finish(args, k));
       }
     }
   }
