@@ -4,12 +4,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "functors/philox.h"
 #include "launch/isa.h"
 #include "ops/attention.h"
+#include "ops/conv_schedule.h"
 #include "ops/mt19937.h"
 #include "ops/norm.h"
 #include "ops/step.h"
@@ -202,6 +204,38 @@ void threshold_quantile(const py::array& sample, const py::array& model_output,
   range(args, 0, args.samples, 1, nullptr);
 }
 
+void conv2d(const py::array& input, const py::array& weight,
+            const std::vector<int64_t>& kernel_size, int64_t algorithm, const OptionalArray& bias,
+            const OptionalArray& shift, const OptionalArray& residual,
+            const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+            const std::vector<int64_t>& dilation, int64_t upscale, const py::array& out) {
+  const char* op = "conv2d";
+  const NumpyView views[] = {{input, op, "input"},       {weight, op, "weight"},
+                             {bias, op, "bias"},         {shift, op, "shift"},
+                             {residual, op, "residual"}, {out, op, "out", true}};
+  const ConvArgs args =
+      plan_conv({views[0].view, views[1].view, views[2].view, views[3].view, views[4].view,
+                 views[5].view, algorithm, upscale, kernel_size, stride, padding, dilation});
+  const ConvKernels kernels = SEPTET_CALL_ISA(conv_kernels, args.algorithm);
+  const py::gil_scoped_release release;
+  std::unique_ptr<float[]> memory[2];
+  convolve(
+      args, kernels, 1, [](int64_t tasks, int64_t, const auto& range) { range(int64_t{0}, tasks); },
+      [&](bool own, int64_t floats) {
+        memory[own].reset(new float[static_cast<size_t>(floats)]);
+        return memory[own].get();
+      });
+}
+
+void conv2d_pack(const py::array& weight, int64_t algorithm, const py::array& out) {
+  const NumpyView from(weight, "conv2d_pack", "weight");
+  const NumpyView to(out, "conv2d_pack", "out", true);
+  const ConvPackArgs args = plan_conv_pack(from.view, algorithm, to.view);
+  const ConvPackRange range = SEPTET_CALL_ISA(conv_pack_range, args.algorithm);
+  const py::gil_scoped_release release;
+  range(args, 0, groups_of(args.out_channels));
+}
+
 std::vector<uint32_t> philox4x32_words(const std::vector<uint32_t>& counter,
                                        const std::vector<uint32_t>& key) {
   require(counter.size() == 4 && key.size() == 2, "philox4x32",
@@ -272,6 +306,12 @@ PYBIND11_MODULE(_host, m, py::mod_gil_not_used()) {
         py::arg("skip_weight"), py::arg("skip_bias"), py::arg("mask"), py::arg("dilation"),
         py::arg("accumulate"), py::arg("out"), py::arg("skips"),
         "Run a layer of DiffWave on numpy arrays; see septet.ops.wavenet_layer.");
+  m.def("conv2d", &septet::conv2d, py::arg("input"), py::arg("weight"), py::arg("kernel_size"),
+        py::arg("algorithm"), py::arg("bias"), py::arg("shift"), py::arg("residual"),
+        py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("upscale"),
+        py::arg("out"), "Convolve numpy arrays with packed weights; see septet.ops.conv2d.");
+  m.def("conv2d_pack", &septet::conv2d_pack, py::arg("weight"), py::arg("algorithm"),
+        py::arg("out"), "Pack the weights of a convolution; see septet.ops.pack_conv2d.");
   m.def("threshold_quantile", &septet::threshold_quantile, py::arg("sample"),
         py::arg("model_output"), py::arg("table"), py::arg("row"), py::arg("uncond_output"),
         py::arg("ratio"), py::arg("maximum"), py::arg("out"),

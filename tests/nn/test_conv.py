@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from septet.backend import use_backend
 from septet.nn import Conv2d, conv
+from septet.ops import use_convolution
 from septet.testing.tolerances import relative_error
 
 GEOMETRIES = [
@@ -22,9 +23,9 @@ GEOMETRIES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _no_gradients():
-    with torch.no_grad():
+@pytest.fixture(autouse=True, params=["auto", "direct", "torch"])
+def _no_gradients(request):
+    with torch.no_grad(), use_convolution(request.param):
         yield
 
 
@@ -77,6 +78,16 @@ def test_other_dtypes_take_the_ordinary_way(dtype):
     module = Conv2d(4, 4, 3, padding=1).to(dtype)
     x = torch.randn(1, 4, 8, 8, dtype=dtype)
     assert torch.equal(module(x), F.conv2d(x, module.weight, module.bias, padding=1))
+
+
+def test_weights_of_another_layer_at_the_same_address_are_packed_anew():
+    module = Conv2d(16, 16, 3, padding=1)
+    x = torch.randn(1, 16, 20, 20)
+    for value in (1.0, 2.0):
+        module.weight = torch.nn.Parameter(torch.full((16, 16, 3, 3), value))
+        module(x)
+        exact = F.conv2d(x.double(), module.weight.double(), module.bias.double(), padding=1)
+        assert relative_error(module(x), exact) < 4e-6
 
 
 def test_without_onednn_the_result_is_the_same(monkeypatch):

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from septet.backend import use_backend
 from septet.nn import Upsample2D, resample
+from septet.ops import use_convolution
 from septet.testing.tolerances import relative_error
 
 
-@pytest.fixture(autouse=True)
-def _no_gradients():
+@pytest.fixture(autouse=True, params=["auto", "torch"])
+def _no_gradients(request):
     torch.manual_seed(0)
-    with torch.no_grad():
+    with torch.no_grad(), use_convolution(request.param):
         yield
 
 
@@ -33,8 +34,9 @@ def test_folded(shape, channels, memory_format):
     layer = Upsample2D(channels)
     sample = torch.randn(shape[0], channels, *shape[1:]).contiguous(memory_format=memory_format)
     for backend in ("fused", "eager"):
-        with use_backend(backend):
-            assert relative_error(layer(sample), exact(layer, sample)) < 4e-6
+        for implementation in ("auto", "torch"):
+            with use_backend(backend), use_convolution(implementation):
+                assert relative_error(layer(sample), exact(layer, sample)) < 4e-6
     assert (layer._folded is not None) == resample._CAN_TRANSPOSE
 
 

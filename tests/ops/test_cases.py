@@ -111,8 +111,9 @@ class _Recorder:
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in CASES])
 def test_opcheck(case, monkeypatch):
     recorder = _Recorder(getattr(_library.ops(), case.op))
+    arguments = case.inputs(torch.float32)
     monkeypatch.setattr(_library, "ops", lambda: type("Ops", (), {case.op: recorder}))
-    case.face(**case.inputs(torch.float32))
+    case.face(**arguments)
     torch.library.opcheck(recorder.called, recorder.arguments)
 
 

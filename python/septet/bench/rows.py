@@ -19,7 +19,7 @@ from torch import Tensor
 
 #: The modules that list the rows of every suite.
 SUITES = {
-    "ops": ("scheduler_rows", "op_rows", "attention_rows"),
+    "ops": ("scheduler_rows", "op_rows", "attention_rows", "conv_rows"),
     "models": ("model_rows",),
     "large": ("large_rows", "glide_rows"),
 }

@@ -15,7 +15,7 @@ from septet.models.autoencoder import (
 from septet.models.autoencoder_config import AutoencoderKLConfig
 from septet.models.gaussian import DiagonalGaussianDistribution
 from septet.models.tiling import Tiling
-from septet.nn import Conv2d, channels_last_on_cpu
+from septet.nn import Conv2d
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -161,7 +161,7 @@ class AutoencoderKL(Autoencoder):
         return self._encode_piece(sample)
 
     def _encode_piece(self, sample: Tensor) -> Tensor:
-        encoded: Tensor = self.encoder(channels_last_on_cpu(sample))
+        encoded: Tensor = self.encoder(self._enter(sample))
         return encoded if self.quant_conv is None else self.quant_conv(encoded)
 
     def _images(self, z: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class AutoencoderKL(Autoencoder):
         return self._decode_piece(z)
 
     def _decode_piece(self, z: Tensor) -> Tensor:
-        z = channels_last_on_cpu(z)
+        z = self._enter(z)
         if self.post_quant_conv is not None:
             z = self.post_quant_conv(z)
         decoded: Tensor = self.decoder(z)

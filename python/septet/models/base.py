@@ -28,11 +28,15 @@ from septet.checkpoints.hub import model_files
 from septet.checkpoints.weights import STEMS
 from septet.config import brief
 from septet.errors import CheckpointError
+from septet.nn.conv import channels_last_on_cpu, share_packing
 
 if TYPE_CHECKING:
     import os
 
+    from torch import Tensor
+
     from septet.models.config import ModelConfig
+    from septet.nn.packing import PackingBudget
 
 ModelT = TypeVar("ModelT", bound="PretrainedModel")
 
@@ -55,10 +59,21 @@ class PretrainedModel(nn.Module):
     config_class: ClassVar[type[ModelConfig]]
     #: The libraries whose names of weights files it is found under; the first is for saving.
     file_styles: ClassVar[Sequence[str]] = ("diffusers",)
+    _packing: PackingBudget | None = None
 
     def __init__(self, settings: ModelConfig) -> None:
         super().__init__()
         self.config = settings.to_dict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the budget for packed weights: a copy packs its own."""
+        return {**self.__dict__, "_packing": None}
+
+    def _enter(self, sample: Tensor) -> Tensor:
+        """Bring an image into the order in which its device computes, before any layer runs."""
+        if self._packing is None and not torch.compiler.is_compiling():
+            self._packing = share_packing(self)
+        return channels_last_on_cpu(sample)
 
     @property
     def device(self) -> torch.device:

@@ -16,7 +16,6 @@ from septet.models.glide_prepared import PreparedGlideUNet
 from septet.nn import (
     Conv2d,
     GroupNormAct,
-    channels_last_on_cpu,
     sinusoidal_embedding,
     timesteps_of_call,
 )
@@ -291,7 +290,7 @@ class GlideUNet(PretrainedModel):
                     f"for {rows} texts"
                 )
         was_contiguous = sample.is_contiguous()
-        sample = channels_last_on_cpu(sample)
+        sample = self._enter(sample)
         projections = iter(torch.split(times, self._time_channels, dim=1))
         texts: Iterator[Any] = itertools.repeat(None) if text is None else iter(text)
         states = []

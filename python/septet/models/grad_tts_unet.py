@@ -183,8 +183,7 @@ class UNetGradTTSModel(PretrainedModel):
         projections = iter(torch.split(times, self._time_channels, dim=1))
         mu, speaker = condition[:, :1], condition[:, 1:]
         hidden = torch.cat([mu, sample[:, None] * masks[0], speaker], dim=1)
-        # oneDNN and our kernels work pixel by pixel: no convolution has to reorder its input
-        hidden = hidden.contiguous(memory_format=torch.channels_last)
+        hidden = self._enter(hidden)
         states = []
         for level, mask, following in zip(self.downs, masks, (*masks[1:], None), strict=True):
             hidden, state = _run_level(level, hidden, mask, following, projections)

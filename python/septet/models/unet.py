@@ -17,7 +17,6 @@ from septet.nn import (
     TextContext,
     TimestepEmbedding,
     activation,
-    channels_last_on_cpu,
     sinusoidal_embedding,
     timesteps_of_call,
 )
@@ -164,7 +163,7 @@ class UNet(PretrainedModel, Generic[SettingsT]):
         """Run the network with the projected time embeddings, and perhaps a text, given."""
         projections = iter(torch.split(times, self._time_channels, dim=1))
         was_contiguous = sample.is_contiguous()
-        sample = channels_last_on_cpu(sample)
+        sample = self._enter(sample)
         if self._settings.center_input_sample:
             sample = 2 * sample - 1
         sample = self.conv_in(sample)

@@ -16,7 +16,7 @@ from septet.models.autoencoder import (
     make_encoder,
 )
 from septet.models.autoencoder_config import VQConfig
-from septet.nn import Conv2d, VectorQuantizer, channels_last_on_cpu
+from septet.nn import Conv2d, VectorQuantizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,11 +137,11 @@ class VQModel(Autoencoder):
         return self.decode(self._in_slices(self._latents, sample), return_dict=return_dict)
 
     def _latents(self, sample: Tensor) -> Tensor:
-        latents: Tensor = self.quant_conv(self.encoder(channels_last_on_cpu(sample)))
+        latents: Tensor = self.quant_conv(self.encoder(self._enter(sample)))
         return latents
 
     def _images(self, h: Tensor) -> Tensor:
-        sample: Tensor = self.decoder(self.post_quant_conv(channels_last_on_cpu(h)))
+        sample: Tensor = self.decoder(self.post_quant_conv(self._enter(h)))
         return sample
 
     def _index_grid(self, indices: Tensor, shape: Sequence[int] | None) -> Tensor:

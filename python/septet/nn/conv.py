@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from septet.backend import current_backend
+from septet.nn.packing import PackingBudget
+from septet.ops import ConvLayer, chosen_convolution, conv2d, pack_conv2d
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from septet.ops import PackedWeight
 
 
 def channels_last_on_cpu(sample: Tensor) -> Tensor:
@@ -25,19 +32,36 @@ class Conv2d(nn.Conv2d):
     """``torch.nn.Conv2d`` with the same parameters, faster for inference on the CPU.
 
     Eager torch brings the weights of every convolution into oneDNN's order at every call. Here
-    that happens once, and a bias that depends on the step and a residual are added on the way out.
-    The packed copy follows the weights: it is made anew when they change or move.
+    that happens once, for the kernel that :func:`septet.ops.chosen_convolution` names, and a bias
+    that depends on the step and a residual are added on the way out. The packed copy follows the
+    weights: it is made anew when they change or move.
     """
 
+    # By the algorithm that was asked for, with the weights they were made of.
+    _packs: dict[str, PackedWeight | None] | None = None
+    _packs_from: tuple[int, int] | None = None
     _packed: Tensor | None = None
     _packed_from: tuple[int, int] | None = None
+    _budget: PackingBudget | None = None
+    _budget_key = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the packed copy out: oneDNN's tensors cannot be copied, but are soon remade."""
-        return {**self.__dict__, "_packed": None}
+        """Leave the packed copies out: oneDNN's tensors cannot be copied, and all are remade."""
+        return {**self.__dict__, "_packs": None, "_packed": None, "_budget": None}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Conv2d:
+        """Forget the packed copies where parameters move or change their type."""
+        self._packs = self._packed = None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def forward(
-        self, input: Tensor, *, residual: Tensor | None = None, shift: Tensor | None = None
+        self,
+        input: Tensor,
+        *,
+        residual: Tensor | None = None,
+        shift: Tensor | None = None,
+        upscale: int = 1,
     ) -> Tensor:
         """Convolve, then add.
 
@@ -45,10 +69,32 @@ class Conv2d(nn.Conv2d):
             input: ``[B, in_channels, H, W]``.
             residual: Added to the result, of its shape; left unchanged.
             shift: ``[1, out_channels]`` or ``[B, out_channels]``, added to every pixel.
+            upscale: 2 repeats every pixel of the input in both directions first.
 
         Returns:
             ``[B, out_channels, H', W']``.
         """
+        if self.infers(input, residual):
+            packed = self._pack_for(input, upscale)
+            if packed is not None:
+                return conv2d(
+                    input,
+                    packed,
+                    self.bias,
+                    stride=self.stride,
+                    padding=cast("tuple[int, ...]", self.padding),
+                    dilation=self.dilation,
+                    shift=shift,
+                    residual=residual,
+                    upscale=upscale,
+                )
+        if upscale != 1:
+            input = F.interpolate(input, scale_factor=float(upscale), mode="nearest")
+        return self._torch_convolution(input, residual, shift)
+
+    def _torch_convolution(
+        self, input: Tensor, residual: Tensor | None, shift: Tensor | None
+    ) -> Tensor:
         bias = self.bias
         if shift is not None and shift.shape[0] == 1:
             bias = shift[0] if bias is None else bias + shift[0]
@@ -64,6 +110,24 @@ class Conv2d(nn.Conv2d):
 
     def can_pack(self, input: Tensor, residual: Tensor | None = None) -> bool:
         """Tell whether oneDNN serves this call; every other one takes the ordinary way."""
+        return HAS_ONEDNN and self.infers(input, residual)
+
+    def algorithm(self, input: Tensor, upscale: int = 1) -> str:
+        """Return who computes this call in inference on the CPU.
+
+        Returns:
+            "torch", or the name of an algorithm of :func:`septet.ops.conv2d`.
+        """
+        outputs = 1
+        for axis in (0, 1):
+            size = input.shape[2 + axis] * upscale + 2 * int(self.padding[axis])
+            reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
+            outputs *= (size - reach) // self.stride[axis] + 1
+        kernel, stride, dilation = self.kernel_size, self.stride, self.dilation
+        return chosen_convolution(ConvLayer(kernel, stride, dilation, self.groups, outputs))
+
+    def infers(self, input: Tensor, residual: Tensor | None = None) -> bool:
+        """Tell whether packed weights can serve: float32 on the CPU, and no gradients."""
         weight = self.weight
         needs_gradient = torch.is_grad_enabled() and (
             weight.requires_grad
@@ -71,8 +135,7 @@ class Conv2d(nn.Conv2d):
             or (residual is not None and residual.requires_grad)
         )
         return (
-            HAS_ONEDNN
-            and input.device.type == "cpu"
+            input.device.type == "cpu"
             and input.dtype == weight.dtype == torch.float32
             and isinstance(self.padding, tuple)
             and self.padding_mode == "zeros"
@@ -81,6 +144,22 @@ class Conv2d(nn.Conv2d):
             and not torch.compiler.is_compiling()
             and current_backend() == "fused"
         )
+
+    def _pack_for(self, input: Tensor, upscale: int) -> PackedWeight | None:
+        """Return the weights packed for a kernel of ours, None where torch computes."""
+        algorithm = self.algorithm(input, upscale)
+        if algorithm == "torch":
+            return None
+        source = weight_version(self.weight)
+        if self._packs is None or self._packs_from != source:
+            self._packs, self._packs_from = {}, source
+        if algorithm not in self._packs:
+            granted: str | None = algorithm
+            if self._budget is not None:
+                granted = self._budget.grant(self._budget_key, algorithm)
+            pack = None if granted is None else pack_conv2d(self.weight, granted)
+            self._packs[algorithm] = pack
+        return self._packs[algorithm]
 
     def _packed_convolution(
         self, input: Tensor, bias: Tensor | None, residual: Tensor | None
@@ -106,6 +185,17 @@ class Conv2d(nn.Conv2d):
             )
             self._packed_from = source
         return self._packed
+
+
+def share_packing(network: nn.Module) -> PackingBudget:
+    """Let the convolutions of a network share one budget for their packed weights."""
+    layers = [module for module in network.modules() if type(module) is Conv2d]
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    budget = PackingBudget([tuple(layer.weight.shape) for layer in layers], parameters)
+    for key, layer in enumerate(layers):
+        layer._budget, layer._budget_key = budget, key
+        layer._packs = None
+    return budget
 
 
 def weight_version(weight: Tensor) -> tuple[int, int]:

@@ -39,7 +39,8 @@ class Downsample2D(nn.Module):
 class Upsample2D(nn.Module):
     """Every pixel twice in each direction, then a 3x3 convolution.
 
-    For inference on the CPU the two are one transposed convolution of stride 2 with a 4x4 kernel:
+    For inference on the CPU Winograd's algorithm reads the small image as if it were the large one.
+    Where torch computes, the two are one transposed convolution of stride 2 with a 4x4 kernel:
     where taps fall on the same pixel, their weights are added beforehand, which leaves 4 of 9
     products. The folded weights follow the convolution's as :class:`septet.nn.Conv2d` describes.
 
@@ -62,9 +63,12 @@ class Upsample2D(nn.Module):
         """Map ``[B, C, H, W]`` to ``[B, C, 2 H, 2 W]``, or to exactly ``size``: height, width."""
         doubled = (2 * sample.shape[2], 2 * sample.shape[3])
         height, width = size or doubled
-        doubles = (height, width) == doubled
-        if doubles and _CAN_TRANSPOSE and is_plain(self.conv) and self.conv.can_pack(sample):
-            return _transposed(sample, self._folded_weight(), self.conv.bias)
+        if (height, width) == doubled and is_plain(self.conv) and self.conv.infers(sample):
+            if self.conv.algorithm(sample, upscale=2).startswith("winograd"):
+                enlarged: Tensor = self.conv(sample, upscale=2)
+                return enlarged
+            if _CAN_TRANSPOSE:
+                return _transposed(sample, self._folded_weight(), self.conv.bias)
         larger = F.interpolate(sample, size=(height, width), mode="nearest")
         result: Tensor = self.conv(larger)
         return result

@@ -2,6 +2,10 @@
 
 from septet.ops._buffers import release_buffers
 from septet.ops.attention import attention
+from septet.ops.conv import PackedWeight, conv2d, pack_conv2d, packed_floats
+from septet.ops.conv_choice import Layer as ConvLayer
+from septet.ops.conv_choice import chosen as chosen_convolution
+from septet.ops.conv_choice import use_convolution
 from septet.ops.mt19937 import mt19937_normal
 from septet.ops.noise import philox_normal, torch_cuda_offset, torch_cuda_threads
 from septet.ops.norm import group_norm_act
@@ -22,11 +26,17 @@ __all__ = [
     "CURRENT_OUTPUT",
     "NO_SLOT",
     "UNUSED",
+    "ConvLayer",
     "NoiseKind",
+    "PackedWeight",
     "StepRow",
     "attention",
+    "chosen_convolution",
+    "conv2d",
     "group_norm_act",
     "mt19937_normal",
+    "pack_conv2d",
+    "packed_floats",
     "philox_normal",
     "release_buffers",
     "step",
@@ -34,4 +44,5 @@ __all__ = [
     "torch_cuda_offset",
     "torch_cuda_threads",
     "wavenet_layer",
+    "use_convolution",
 ]

@@ -15,6 +15,7 @@ the next tensor of that shape costs one call.
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from typing import Any, TypeAlias
@@ -87,25 +88,42 @@ _FREE = _references(_Buffer(1, ((1,), (1,), torch.float16)))
 
 def empty_like(model: Tensor) -> Tensor:
     """Return an uninitialised tensor of the shape, strides and dtype of a dense tensor."""
-    if not _is_kept(model):
+    num_bytes = model.nbytes
+    if not _is_kept(model, num_bytes):
         return torch.empty_like(model)
-    return _reused(model.nbytes, (model.shape, model.stride(), model.dtype))
+    return _reused(num_bytes, (model.shape, model.stride(), model.dtype))
 
 
 def empty_contiguous(model: Tensor) -> Tensor:
     """Return an uninitialised contiguous tensor of the shape and dtype of any tensor."""
-    if not _is_kept(model):
+    num_bytes = model.nbytes
+    if not _is_kept(model, num_bytes):
         return torch.empty_like(model, memory_format=torch.contiguous_format)
     strides = [1]
     for size in model.shape[:0:-1]:
         strides.append(strides[-1] * size)
-    return _reused(model.nbytes, (model.shape, tuple(strides[::-1]), model.dtype))
+    return _reused(num_bytes, (model.shape, tuple(strides[::-1]), model.dtype))
 
 
-def _is_kept(model: Tensor) -> bool:
-    """Tell whether memory for a tensor of this kind and size is worth keeping."""
+def empty_channels_last(model: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+    """Return an uninitialised channels_last tensor of a shape, of the dtype of any tensor."""
+    num_bytes = math.prod(shape) * model.element_size()
+    if not _is_kept(model, num_bytes):
+        return torch.empty(
+            shape,
+            dtype=model.dtype,
+            device=model.device,
+            memory_format=torch.channels_last,
+        )
+    _, channels, height, width = shape
+    strides = (channels * height * width, 1, channels * width, channels)
+    return _reused(num_bytes, (shape, strides, model.dtype))
+
+
+def _is_kept(model: Tensor, num_bytes: int) -> bool:
+    """Tell whether so much memory of the model's kind is worth keeping."""
     return (
-        _SMALLEST <= model.nbytes <= _LARGEST
+        _SMALLEST <= num_bytes <= _LARGEST
         and type(model) is Tensor
         and model.is_cpu
         and not torch.compiler.is_compiling()

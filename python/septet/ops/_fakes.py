@@ -16,6 +16,8 @@ def _nothing(*arguments: Any) -> None:
 
 for _name in (
     "attention",
+    "conv2d",
+    "conv2d_pack",
     "group_norm_act",
     "mt19937_normal",
     "philox_normal",

@@ -1,0 +1,78 @@
+// How a convolution is divided over threads; knows neither torch nor its threads.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "ops/conv.h"
+
+namespace septet {
+
+// Rows of a block: the rearranged inputs are to stay in the second-level cache, and the weights to
+// be read by as many rows as possible.
+inline int64_t conv_block_rows(const ConvArgs& args) {
+  constexpr int64_t kFloats = 640 * 1024, kFewest = 64, kMost = 96;
+  const int64_t rows = kFloats / (args.planes * args.depth * kGroup);
+  return std::clamp(rows, kFewest, kMost);
+}
+
+// Groups of output channels that a thread takes at a time: their products lie between the two
+// caches, and every group more is one reading of the inputs less.
+inline int64_t conv_task_groups(const ConvArgs& args, int64_t blocks, int64_t threads) {
+  const int64_t groups = groups_of(args.out_channels);
+  const int64_t most = args.planes == 1 ? 32 : 2;
+  const int64_t parts = std::max((groups + most - 1) / most, (threads + blocks - 1) / blocks);
+  // even numbers suit the widest kernels
+  return std::max<int64_t>(2, ((groups + parts - 1) / parts + 1) / 2 * 2);
+}
+
+// Floats for the rearranged inputs of a stage, and for the products of a thread.
+inline int64_t conv_stage_floats(const ConvArgs& args, int64_t rows, int64_t blocks) {
+  return args.planes * (args.depth * kGroup * rows + blocks * kGroup);
+}
+
+// Computes all of it. `split(tasks, work, range)` is to call range(begin, end) so that these cover
+// [0, tasks), on at most `threads` threads, and to return when that is done. `memory(own, floats)`
+// returns memory aligned to cache lines, for all threads or for the calling one; what is already
+// there may move or vanish.
+template <class Split, class Memory>
+void convolve(const ConvArgs& args, const ConvKernels& kernels, int64_t threads, const Split& split,
+              const Memory& memory) {
+  if (args.rows == 0 || args.out_channels == 0) return;
+  const int64_t block_rows = conv_block_rows(args);
+  const EqualParts stages(args.rows, block_rows * threads);
+  const int64_t groups = groups_of(args.out_channels);
+  for (int64_t stage = 0; stage < stages.parts; ++stage) {
+    const int64_t first = stages.begin(stage), rows = stages.begin(stage + 1) - first;
+    const EqualParts blocks(rows, block_rows);
+    float* const values = memory(false, conv_stage_floats(args, rows, blocks.parts));
+    const auto block_at = [&](int64_t i) {
+      const int64_t begin = blocks.begin(i);
+      return ConvBlock{first + begin, blocks.begin(i + 1) - begin,
+                       values + conv_stage_floats(args, begin, i)};
+    };
+    // Parts of blocks, all blocks having as many as the first one.
+    const int64_t parts = EqualParts(blocks.begin(1), kernels.most_rows).parts;
+    const int64_t work = rows * args.planes * args.depth * kGroup;
+    split(blocks.parts * parts, work, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const ConvBlock block = block_at(i / parts);
+        if (i % parts < EqualParts(block.rows, kernels.most_rows).parts) {
+          kernels.rearrange(args, block, i % parts);
+        }
+      }
+    });
+    const int64_t task_groups = conv_task_groups(args, blocks.parts, threads);
+    const int64_t tasks = (groups + task_groups - 1) / task_groups;
+    split(blocks.parts * tasks, work * args.out_channels, [&](int64_t begin, int64_t end) {
+      float* const products = memory(true, task_groups * conv_products(args, blocks.begin(1)));
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t group = i % tasks * task_groups;
+        kernels.multiply(args, block_at(i / tasks), group, std::min(group + task_groups, groups),
+                         products);
+      }
+    });
+  }
+}
+
+}  // namespace septet

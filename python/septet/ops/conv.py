@@ -1,0 +1,167 @@
+"""Convolution of images with weights that are packed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from septet.ops import _library
+from septet.ops._buffers import empty_channels_last
+from septet.ops._dispatch import run, wants_reference
+
+#: The algorithms of the kernel, by the number it takes: every tap multiplied, or Winograd's
+#: F(2x2, 3x3) and F(4x4, 3x3) (Lavin and Gray 2016), named for the outputs of a tile.
+ALGORITHMS = {"direct": 0, "winograd2": 2, "winograd4": 4}
+
+# Output channels lie in groups of so many, and so do the elements of a sum.
+_GROUP = 16
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """The weights of a convolution in the order in which the kernel reads them.
+
+    Attributes:
+        values: ``[groups of 16 output channels, points, depth, 16]``.
+        algorithm: Key of :data:`ALGORITHMS`.
+        source: The weights ``[out_channels, in_channels, height, width]`` that were packed.
+    """
+
+    values: Tensor
+    algorithm: str
+    source: Tensor
+
+
+def packed_floats(shape: Sequence[int], algorithm: str) -> int:
+    """Return how many numbers packed weights hold.
+
+    Args:
+        shape: Of the weights, ``[out_channels, in_channels, height, width]``.
+        algorithm: Key of :data:`ALGORITHMS`.
+    """
+    groups, points, depth, width = _packed_shape(shape, algorithm)
+    return groups * points * depth * width
+
+
+def pack_conv2d(weight: Tensor, algorithm: str = "direct") -> PackedWeight:
+    """Bring weights into the order of one algorithm; Winograd's transform is done in float64.
+
+    Args:
+        weight: ``[out_channels, in_channels, height, width]``, float32 on the CPU.
+        algorithm: "direct", "winograd2" or "winograd4"; the last two need 3x3 weights.
+
+    Raises:
+        ValueError: If the algorithm is unknown or does not suit the weights.
+    """
+    if algorithm not in ALGORITHMS:
+        raise ValueError(
+            f"septet.conv2d_pack: algorithm must be one of {', '.join(ALGORITHMS)}, got "
+            f"{algorithm!r}"
+        )
+    if weight.dim() != 4:
+        raise ValueError(
+            "septet.conv2d_pack: weight must be [out_channels, in_channels, height, width], got "
+            f"{list(weight.shape)}"
+        )
+    weight = weight.detach()
+    values = torch.empty(_packed_shape(weight.shape, algorithm))
+    run(_library.ops().conv2d_pack.default, weight.contiguous(), ALGORITHMS[algorithm], values)
+    return PackedWeight(values, algorithm, weight)
+
+
+def conv2d(
+    input: Tensor,
+    weight: PackedWeight,
+    bias: Tensor | None = None,
+    *,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    upscale: int = 1,
+) -> Tensor:
+    """Convolve, then add bias, shift and residual in this order.
+
+    The bits of a sample's result depend neither on the other samples nor on threads.
+
+    Args:
+        input: ``[B, in_channels, H, W]``, float32 on the CPU; copied if it is not channels_last.
+        weight: Of :func:`pack_conv2d`. Winograd's algorithms need stride 1 and dilation 1.
+        bias: ``[out_channels]``.
+        stride: Of height and width, as the following two.
+        padding: Zeros on both sides.
+        dilation: Distance between taps.
+        shift: ``[1 or B, out_channels]``, added to every pixel.
+        residual: Of the shape of the result.
+        upscale: 2 repeats every pixel of the input in both directions first.
+
+    Returns:
+        ``[B, out_channels, H', W']``, channels_last.
+
+    Raises:
+        ValueError: If an argument does not fit the others; the message names it.
+    """
+    if input.dim() != 4:
+        raise ValueError(f"septet.conv2d: input must be [B, C, H, W], got {list(input.shape)}")
+    source = weight.source
+    # the packed weights do not tell, since their depth is padded
+    if input.shape[1] != source.shape[1]:
+        raise ValueError(
+            f"septet.conv2d: input must have the {source.shape[1]} channels of weight, got "
+            f"{input.shape[1]}"
+        )
+    if wants_reference(input, source, bias, shift, residual):
+        from septet.testing.references.conv import conv2d as reference
+
+        return reference(
+            input,
+            weight,
+            bias,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            shift=shift,
+            residual=residual,
+            upscale=upscale,
+        )
+    kernel_size = source.shape[2:]
+    height, width = (
+        max(0, (size * upscale + 2 * pad - gap * (taps - 1) - 1) // max(1, step) + 1)
+        for size, pad, gap, taps, step in zip(
+            input.shape[2:], padding, dilation, kernel_size, stride, strict=True
+        )
+    )
+    out = empty_channels_last(input, (input.shape[0], source.shape[0], height, width))
+    run(
+        _library.ops().conv2d.default,
+        input.contiguous(memory_format=torch.channels_last),
+        weight.values,
+        kernel_size,
+        ALGORITHMS[weight.algorithm],
+        bias,
+        shift if shift is None else shift.contiguous(),
+        None if residual is None else residual.contiguous(memory_format=torch.channels_last),
+        stride,
+        padding,
+        dilation,
+        upscale,
+        out,
+    )
+    return out
+
+
+def _packed_shape(shape: Sequence[int], algorithm: str) -> tuple[int, int, int, int]:
+    out_channels, channels, height, width = shape
+    if algorithm == "direct":
+        points, depth = 1, height * width * channels
+    else:
+        points, depth = (ALGORITHMS[algorithm] + 2) ** 2, channels
+    return _groups(out_channels), points, _groups(depth) * _GROUP, _GROUP
+
+
+def _groups(count: int) -> int:
+    return -(-count // _GROUP)

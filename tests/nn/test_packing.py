@@ -1,0 +1,98 @@
+"""The memory that packed weights may take."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from septet.models import UNet2DModel
+from septet.nn import Conv2d, packing
+from septet.nn.packing import PackingBudget
+from septet.ops import packed_floats, use_convolution
+
+SMALL, LARGE = (32, 32, 3, 3), (64, 64, 3, 3)
+
+
+def floats(*grants):
+    return sum(packed_floats(shape, algorithm) for shape, algorithm in grants)
+
+
+def test_large_layers_leave_room_for_small_ones():
+    shapes = [LARGE, SMALL, LARGE]
+    everything = floats((LARGE, "winograd4"), (SMALL, "winograd4"), (LARGE, "winograd4"))
+    roomy = PackingBudget(shapes, everything, 1.0)
+    assert [roomy.grant(i, "winograd4") for i in range(3)] == ["winograd4"] * 3
+    enough_for_small = floats((LARGE, "winograd2"), (SMALL, "winograd4"), (LARGE, "direct"))
+    tight = PackingBudget(shapes, enough_for_small, 1.0)
+    assert [tight.grant(i, "winograd4") for i in range(3)] == ["winograd2", "winograd4", "direct"]
+
+
+def test_an_answer_is_kept_and_a_second_size_of_image_costs_nothing():
+    budget = PackingBudget([SMALL], 10**9)
+    assert budget.grant(0, "winograd4") == "winograd4"
+    assert budget.grant(0, "winograd4") == "winograd4"
+    assert budget.grant(0, "winograd2") == "direct"
+
+
+def test_without_room_for_the_smallest_packing_nothing_is_packed():
+    budget = PackingBudget([SMALL, LARGE], 1000, 1.0)
+    assert budget.grant(0, "winograd4") is None
+    assert budget.grant(1, "direct") is None
+
+
+@pytest.mark.parametrize("text", ["many", "-1", "nan"])
+def test_a_budget_that_is_no_number(text):
+    with pytest.raises(ValueError, match="SEPTET_PACK_BUDGET must be a number of at least 0, got"):
+        packing._checked(text)
+
+
+def _network():
+    torch.manual_seed(0)
+    network = UNet2DModel(
+        sample_size=16,
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+    )
+    return network.eval().requires_grad_(False)
+
+
+def _packed(network):
+    packs = [
+        pack.values.numel()
+        for module in network.modules()
+        if isinstance(module, Conv2d)
+        for pack in (module._packs or {}).values()
+        if pack is not None
+    ]
+    return sum(packs)
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.2, 2.0, 2.5])
+def test_a_network_keeps_its_budget(monkeypatch, factor):
+    monkeypatch.setattr(PackingBudget.__init__, "__defaults__", (factor,))
+    network, x = _network(), torch.randn(2, 3, 16, 16)
+    with use_convolution("auto"):
+        result = network(x, 10).sample
+        assert torch.equal(network(x, 10).sample, result)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    assert _packed(network) <= factor * parameters
+    assert (_packed(network) > 0) == (factor > 1)
+    with use_convolution("torch"):
+        torch.testing.assert_close(network(x, 10).sample, result, rtol=1e-4, atol=1e-4)
+
+
+def test_copies_and_moves_forget_the_packed_weights():
+    network, x = _network(), torch.randn(1, 3, 16, 16)
+    with use_convolution("auto"):
+        result = network(x, 10).sample
+        assert _packed(network) > 0
+        twin = copy.deepcopy(network)
+        assert _packed(twin) == 0
+        assert torch.equal(twin(x, 10).sample, result)
+        network.double()
+        assert _packed(network) == 0
+        assert network(x.double(), 10).sample.dtype == torch.float64

@@ -1,0 +1,172 @@
+"""Convolution beyond its case rows: any shape, accuracy of whole layers, bad arguments."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from septet.ops import conv2d, pack_conv2d, packed_floats
+from septet.testing.tolerances import relative_error
+
+ALGORITHMS = ["direct", "winograd2", "winograd4"]
+
+
+def channels_last(*shape: int) -> torch.Tensor:
+    return torch.randn(shape).contiguous(memory_format=torch.channels_last)
+
+
+def layer_weight(*shape: int) -> torch.Tensor:
+    """Draw weights that keep the size of what passes a rectified layer (He et al. 2015)."""
+    return torch.randn(shape) * (2 / (shape[1] * shape[2] * shape[3])) ** 0.5
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    sizes=st.tuples(*(st.integers(1, 20) for _ in range(2)), *(st.integers(1, 11),) * 2),
+    batch=st.integers(1, 3),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 3)),
+    upscale=st.sampled_from([1, 2]),
+    seed=st.integers(0, 99),
+)
+def test_any_direct_shape(sizes, batch, kernel, stride, dilation, upscale, seed):
+    torch.manual_seed(seed)
+    channels, width, *image = sizes
+    padding = tuple(gap * taps // 2 for gap, taps in zip(dilation, kernel, strict=True))
+    x, weight, bias = (
+        channels_last(batch, channels, *image),
+        torch.randn(width, channels, *kernel),
+        None,
+    )
+    exact = F.conv2d(
+        x.double().repeat_interleave(upscale, 2).repeat_interleave(upscale, 3),
+        weight.double(),
+        bias,
+        stride,
+        padding,
+        dilation,
+    )
+    actual = conv2d(
+        x,
+        pack_conv2d(weight),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        upscale=upscale,
+    )
+    torch.testing.assert_close(actual.double(), exact, rtol=2e-6, atol=2e-5)
+    assert actual.is_contiguous(memory_format=torch.channels_last)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    channels=st.integers(1, 40),
+    width=st.integers(1, 40),
+    image=st.tuples(st.integers(3, 14), st.integers(3, 14)),
+    padding=st.integers(0, 2),
+    algorithm=st.sampled_from(ALGORITHMS[1:]),
+    seed=st.integers(0, 99),
+)
+def test_any_winograd_shape(channels, width, image, padding, algorithm, seed):
+    torch.manual_seed(seed)
+    x, weight = channels_last(2, channels, *image), layer_weight(width, channels, 3, 3)
+    exact = F.conv2d(x.double(), weight.double(), padding=padding)
+    actual = conv2d(x, pack_conv2d(weight, algorithm), padding=(padding, padding))
+    assert relative_error(actual, exact) < 3e-6
+
+
+def rms_error(actual: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((actual.double() - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize("shape", [(128, 16, 128), (256, 16, 64), (512, 8, 32), (1280, 8, 16)])
+@pytest.mark.parametrize("activation", [lambda x: x, F.silu], ids=["normal", "silu"])
+def test_winograd_stays_within_three_times_the_error_of_torch(shape, activation):
+    """The gate that lets an algorithm serve a layer (docs/numerics.md)."""
+    torch.manual_seed(0)
+    channels, size, width = shape
+    x, weight = (
+        activation(channels_last(1, channels, size, size)),
+        layer_weight(width, channels, 3, 3),
+    )
+    exact = F.conv2d(x.double(), weight.double(), padding=1)
+    allowed = 3 * rms_error(F.conv2d(x, weight, padding=1), exact)
+    errors = {
+        name: rms_error(conv2d(x, pack_conv2d(weight, name), padding=(1, 1)), exact)
+        for name in ALGORITHMS
+    }
+    assert max(errors.values()) < allowed, (errors, allowed)
+    # the transforms of 2x2 tiles are sums alone, those of 4x4 tiles cost a digit at most
+    assert errors["winograd2"] < 2 * errors["direct"]
+    assert errors["winograd4"] < 5 * errors["direct"]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_sample_does_not_depend_on_its_batch(algorithm):
+    torch.manual_seed(0)
+    x, weight = channels_last(5, 24, 9, 10), pack_conv2d(torch.randn(20, 24, 3, 3), algorithm)
+    together = conv2d(x, weight, padding=(1, 1))
+    for i in range(5):
+        assert torch.equal(conv2d(x[i : i + 1], weight, padding=(1, 1))[0], together[i])
+
+
+def test_not_a_number_stays_in_its_sample():
+    x = channels_last(3, 16, 8, 8)
+    x[1, 3, 4, 4] = torch.nan
+    y = conv2d(x, pack_conv2d(torch.randn(16, 16, 3, 3), "winograd4"), padding=(1, 1))
+    assert y.isfinite().flatten(1).all(1).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "floats"),
+    [("direct", 32 * 9 * 32), ("winograd2", 32 * 16 * 32), ("winograd4", 32 * 36 * 32)],
+)
+def test_sizes_of_packed_weights(algorithm, floats):
+    assert packed_floats((20, 32, 3, 3), algorithm) == floats
+    assert pack_conv2d(torch.ones(20, 32, 3, 3), algorithm).values.numel() == floats
+
+
+X, WEIGHT = torch.ones(2, 4, 6, 6), torch.ones(8, 4, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input": torch.ones(4, 6, 6)}, r"input must be \[B, C, H, W\], got \[4, 6, 6\]"),
+        ({"input": torch.ones(2, 5, 6, 6)}, "input must have the 4 channels of weight, got 5"),
+        ({"input": X.double()}, "input must be float32, got float64"),
+        ({"input": X[:, :, :2]}, "input must have a height of at least 3 with its padding, got 2"),
+        ({"stride": (0, 1)}, "kernel_size, stride and dilation must be positive"),
+        ({"padding": (-1, 0)}, "kernel_size, stride and dilation must be positive and padding not"),
+        ({"upscale": 3}, "upscale must be 1 or 2, got 3"),
+        ({"bias": torch.ones(4)}, "bias must hold one value for each of 8 channels, got"),
+        ({"shift": torch.ones(3, 8)}, r"shift must be contiguous \[2 or 1, 8\], got \[3, 8\]"),
+        ({"residual": torch.ones(2, 8, 6, 6)}, "residual must match out in shape and layout, got"),
+        (
+            {"weight": pack_conv2d(WEIGHT, "winograd4"), "dilation": (2, 2)},
+            "Winograd's algorithm needs stride 1 and dilation 1",
+        ),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=f"^septet.conv2d: {message}"):
+        conv2d(**{"input": X, "weight": pack_conv2d(WEIGHT), **arguments})
+
+
+@pytest.mark.parametrize(
+    ("weight", "algorithm", "message"),
+    [
+        (WEIGHT, "fft", "algorithm must be one of direct, winograd2, winograd4, got 'fft'"),
+        (WEIGHT[0], "direct", "weight must be .*, got .4, 3, 3."),
+        (WEIGHT[..., :2], "winograd2", "Winograd's algorithm needs a kernel of 3x3, got 3x2"),
+        (WEIGHT.double(), "direct", "weight must be float32, got float64"),
+        (WEIGHT[:0], "direct", "weight must be contiguous"),
+    ],
+)
+def test_weights_that_cannot_be_packed(weight, algorithm, message):
+    with pytest.raises(ValueError, match=f"^septet.conv2d_pack: {message}"):
+        pack_conv2d(weight, algorithm)
