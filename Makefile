@@ -69,7 +69,8 @@ $(VENV)/.requirements: requirements-dev.txt constraints-dev.txt
 	touch $@
 
 # A wheel is installed, never an editable checkout: tests then run what users get.
+# Symbols stay in: messages of the emulator name lines.
 $(VENV)/.installed: $(VENV)/.requirements $(SOURCES)
-	SEPTET_EMULATION=ON SEPTET_WERROR=ON SEPTET_CUDA_ARCHS="$(TEST_CUDA_ARCHS)" \
+	SEPTET_EMULATION=ON SEPTET_WERROR=ON SKBUILD_INSTALL_STRIP=false SEPTET_CUDA_ARCHS="$(TEST_CUDA_ARCHS)" \
 		$(BIN)/pip install --no-build-isolation --no-deps .
 	touch $@
