@@ -13,7 +13,7 @@ TEST_CUDA_ARCHS ?= 80-real;90-real
 CPP := $(shell git ls-files 'csrc/*' 'tests/emulation/*.cpp' 'tests/emulation/*.h' 'tests/emulation/*.cu' 'tests/emulation/include/*' 2>/dev/null)
 SOURCES := $(shell git ls-files CMakeLists.txt pyproject.toml cmake csrc python tests/emulation 2>/dev/null)
 
-.PHONY: demo test test-all test-gpu lint format bench bench-large cuda-report wheel abi-check clean
+.PHONY: demo test test-all test-gpu lint format bench bench-large bench-cuda cuda-report wheel abi-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/septet demo --output out
@@ -58,6 +58,11 @@ bench: $(VENV)/.installed
 bench-large: $(VENV)/.installed
 	$(BIN)/septet bench --suite large --json build/performance-large.jsonl
 	$(BIN)/septet bench $(PAGE) --from-json build/performance.jsonl build/performance-large.jsonl
+
+# On a machine with a GPU: kernels, attention and a network beside diffusers, torch.compile and SDPA.
+bench-cuda: $(VENV)/.installed
+	$(BIN)/septet bench --device cuda --markdown docs/performance-cuda.md \
+		--json build/performance-cuda.jsonl
 
 # What the compiler says of every kernel on every architecture; needs nvcc, no GPU.
 cuda-report: $(VENV)/.requirements

@@ -41,7 +41,17 @@ ARROWS = {
         "audio",
     },
     "integrations": {"pipelines"},
-    "bench": {"ops", "random", "schedulers", "models", "pipelines", "testing", "nn"},
+    "bench": {
+        "ops",
+        "random",
+        "schedulers",
+        "models",
+        "pipelines",
+        "testing",
+        "nn",
+        "sampling",
+        "capture",
+    },
     "cli": {"pipelines", "schedulers", "models", "ops", "random", "checkpoints", "bench"},
 }
 HEAVY = {

@@ -145,7 +145,7 @@ class SamplingLoop:
             return None
         try:
             noise = self._device_noise(sample)
-            steps = self._captured_steps(graphs, model, sample, noise, mu=mu, mask=mask)
+            steps = self._start(graphs, model, sample, noise, mu=mu, mask=mask)
         except NotCapturable as reason:
             graphs.refuse(str(reason))
             return None
@@ -168,7 +168,20 @@ class SamplingLoop:
         draws = [self.table.adds_noise(row) for row in range(len(self.table))]
         return device_noise(self.generator, sample, draws, self.noise_copies)
 
-    def _captured_steps(
+    @torch.no_grad()
+    def captured_steps(self, model: PreparedModel, sample: Tensor) -> Iterator[Tensor]:
+        """Return an endless iterator over the samples after captured steps, without noise.
+
+        For those who time a step. Each sample is overwritten by the next one.
+
+        Raises:
+            NotCapturable: If it has to be captured and cannot.
+        """
+        if self.graphs is None:
+            raise NotCapturable("there are no graphs to keep it in")
+        return self._start(self.graphs, model, sample, None)
+
+    def _start(
         self,
         graphs: StepGraphs,
         model: PreparedModel,
