@@ -13,7 +13,7 @@ TEST_CUDA_ARCHS ?= 80-real;90-real
 CPP := $(shell git ls-files 'csrc/*' 'tests/emulation/*.cpp' 'tests/emulation/*.h' 'tests/emulation/*.cu' 'tests/emulation/include/*' 2>/dev/null)
 SOURCES := $(shell git ls-files CMakeLists.txt pyproject.toml cmake csrc python tests/emulation 2>/dev/null)
 
-.PHONY: demo test test-all test-gpu lint format bench bench-large wheel abi-check clean
+.PHONY: demo test test-all test-gpu lint format bench bench-large bench-cuda cuda-report wheel abi-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/septet demo --output out
@@ -25,8 +25,17 @@ test: $(VENV)/.installed
 test-all: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not cuda"
 
+# With a GPU. Where CUDA's sanitizer is installed, the case rows run under its four tools too.
+SANITIZER := $(shell command -v compute-sanitizer 2>/dev/null)
+
 test-gpu: $(VENV)/.installed
 	$(BIN)/pytest -m cuda
+ifneq ($(SANITIZER),)
+	for tool in memcheck racecheck initcheck synccheck; do \
+		PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZER) --tool $$tool --error-exitcode 1 \
+			$(BIN)/python -m pytest -m cuda tests/ops/test_cuda.py --timeout 0 || exit 1; \
+	done
+endif
 
 lint: $(VENV)/.requirements
 	$(BIN)/ruff check .
@@ -50,6 +59,15 @@ bench-large: $(VENV)/.installed
 	$(BIN)/septet bench --suite large --json build/performance-large.jsonl
 	$(BIN)/septet bench $(PAGE) --from-json build/performance.jsonl build/performance-large.jsonl
 
+# On a machine with a GPU: kernels, attention and a network beside diffusers, torch.compile and SDPA.
+bench-cuda: $(VENV)/.installed
+	$(BIN)/septet bench --device cuda --markdown docs/performance-cuda.md \
+		--json build/performance-cuda.jsonl
+
+# What the compiler says of every kernel on every architecture; needs nvcc, no GPU.
+cuda-report: $(VENV)/.requirements
+	$(BIN)/python tools/cuda_report.py --output docs/cuda.md
+
 wheel: $(VENV)/.requirements
 	$(BIN)/pip wheel --no-build-isolation --no-deps --wheel-dir dist .
 
@@ -69,7 +87,8 @@ $(VENV)/.requirements: requirements-dev.txt constraints-dev.txt
 	touch $@
 
 # A wheel is installed, never an editable checkout: tests then run what users get.
+# Symbols stay in: messages of the emulator name lines.
 $(VENV)/.installed: $(VENV)/.requirements $(SOURCES)
-	SEPTET_EMULATION=ON SEPTET_WERROR=ON SEPTET_CUDA_ARCHS="$(TEST_CUDA_ARCHS)" \
+	SEPTET_EMULATION=ON SEPTET_WERROR=ON SKBUILD_INSTALL_STRIP=false SEPTET_CUDA_ARCHS="$(TEST_CUDA_ARCHS)" \
 		$(BIN)/pip install --no-build-isolation --no-deps .
 	touch $@

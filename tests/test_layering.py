@@ -26,9 +26,11 @@ ARROWS = {
     "models": {"nn", "ops", "random", "checkpoints", "audio"},
     "schedulers": {"ops", "random", "checkpoints"},
     "checkpoints": set(),
-    "sampling": {"ops", "random", "schedulers.table"},
+    "capture": {"ops", "random"},
+    "sampling": {"ops", "random", "capture", "schedulers.table"},
     "pipelines": {
         "sampling",
+        "capture",
         "schedulers",
         "models",
         "random",
@@ -39,7 +41,17 @@ ARROWS = {
         "audio",
     },
     "integrations": {"pipelines"},
-    "bench": {"ops", "random", "schedulers", "models", "pipelines", "testing", "nn"},
+    "bench": {
+        "ops",
+        "random",
+        "schedulers",
+        "models",
+        "pipelines",
+        "testing",
+        "nn",
+        "sampling",
+        "capture",
+    },
     "cli": {"pipelines", "schedulers", "models", "ops", "random", "checkpoints", "bench"},
 }
 HEAVY = {

@@ -127,6 +127,21 @@ __device__ __forceinline__ T* dynamic_shared() {
 #endif
 }
 
+// An array in shared memory: `__shared__ SharedArray<float, 32> sums;`. The emulator checks every
+// index, which a plain array would not let it do: arrays lie next to each other.
+template <class T, int kSize>
+struct SharedArray {
+  T values[kSize];
+
+  __device__ __forceinline__ T& operator[](int index) {
+#if defined(SEPTET_EMULATED)
+    emulation::check_index(index, kSize);
+#endif
+    return values[index];
+  }
+  __device__ __forceinline__ T* data() { return values; }
+};
+
 // ---------------------------------------------------------------------------------------------
 // Device: warps and blocks
 // ---------------------------------------------------------------------------------------------
@@ -166,7 +181,7 @@ __device__ __forceinline__ T warp_sum(T value) {
 // threads must take part, and the block must consist of whole warps.
 template <class T>
 __device__ __forceinline__ T block_sum(T value) {
-  __shared__ T warp_sums[kWarpSize];
+  __shared__ SharedArray<T, kWarpSize> warp_sums;
   const int warps = static_cast<int>(blockDim.x * blockDim.y * blockDim.z) / kWarpSize;
   const int lane = thread_rank() % kWarpSize;
   value = warp_sum(value);

@@ -15,6 +15,7 @@ class DeviceScope {
  public:
 #if defined(SEPTET_EMULATED)
   explicit DeviceScope(int) {}
+  ~DeviceScope() { emulation::forget_operands(); }  // those of the op that ends
   cudaStream_t stream() const { return nullptr; }
 #else
   explicit DeviceScope(int device) : guard_(device), device_(device) {}

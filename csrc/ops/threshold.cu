@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kBlock = 512;
 constexpr int kDigitsPerThread = kDigits / kBlock;
+using Histogram = SharedArray<unsigned, kDigits>;
 
 template <class T>
 struct OriginalOperands {
@@ -63,10 +64,10 @@ struct Choice {
 
 // Finds the digit that holds `rank` in a histogram, how many values have lower digits and how many
 // this one. All threads must take part.
-__device__ __forceinline__ Choice choose_digit(const unsigned* counts, unsigned rank) {
-  __shared__ unsigned sums[kBlock];
+__device__ __forceinline__ Choice choose_digit(Histogram& counts, unsigned rank) {
+  __shared__ SharedArray<unsigned, kBlock> sums;
   __shared__ Choice choice;
-  const unsigned* mine = counts + threadIdx.x * kDigitsPerThread;
+  const unsigned* mine = counts.data() + threadIdx.x * kDigitsPerThread;
   unsigned own = 0;
   SEPTET_UNROLL
   for (int i = 0; i < kDigitsPerThread; ++i) own += mine[i];
@@ -90,7 +91,7 @@ __device__ __forceinline__ Choice choose_digit(const unsigned* counts, unsigned 
 
 template <class Bits>
 __device__ __forceinline__ Bits block_minimum(Bits value) {
-  __shared__ Bits least[kBlock];
+  __shared__ SharedArray<Bits, kBlock> least;
   least[threadIdx.x] = value;
   __syncthreads();
   for (unsigned distance = kBlock / 2; distance > 0; distance /= 2) {
@@ -108,7 +109,7 @@ __global__ void __launch_bounds__(kBlock)
     threshold_kernel(const __grid_constant__ ThresholdArgs args) {
   using A = accumulator_t<T>;
   using Bits = magnitude_t<A>;
-  __shared__ unsigned counts[kDigits];
+  __shared__ Histogram counts;
   __shared__ unsigned not_numbers;
   const StepRow<A> row = device_row<T>(args.step, args.step.row);
   const StepFlags flags = step_flags(args.step, row);

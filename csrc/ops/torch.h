@@ -9,6 +9,10 @@
 
 #include "ops/checks.h"
 
+#if defined(SEPTET_EMULATED)
+#include "emulator.h"
+#endif
+
 // The emulator registers the same sources again, as CPU ops of a namespace of its own.
 #if defined(SEPTET_EMULATED)
 #define SEPTET_NAMESPACE septet_emulated
@@ -56,6 +60,13 @@ inline TensorView view(const Tensor& tensor) {
   result.strides = tensor.strides().data();
   result.device = tensor.is_cpu() ? -1 : tensor.get_device_index();
   result.present = true;
+#if defined(SEPTET_EMULATED)
+  int64_t elements = result.numel() > 0 ? 1 : 0;
+  for (int64_t i = 0; elements > 0 && i < result.dim; ++i) {
+    elements += (result.sizes[i] - 1) * result.strides[i];
+  }
+  emulation::allow_access(result.data, static_cast<std::size_t>(elements * tensor.element_size()));
+#endif
   return result;
 }
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from septet import ops
+from septet.backend import current_backend
+from septet.capture import DeviceNoise, NotCapturable, StepGraphs, device_noise
 from septet.random import Generators, PhiloxSeeds, check_generator, randn_leading, words_per_draw
 from septet.schedulers.table import StepTable
 
@@ -16,8 +18,11 @@ from septet.schedulers.table import StepTable
 class PreparedModel(Protocol):
     """A network whose timesteps are known, as ``model.prepare(timesteps)`` returns it."""
 
-    def __call__(self, sample: Tensor, row: int) -> Tensor | tuple[Tensor, Tensor]:
-        """Return the output at step ``row``, or the pair (conditional, unconditional output)."""
+    def __call__(self, sample: Tensor, row: Any) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the output at step ``row``, or the pair (conditional, unconditional output).
+
+        A network of septet also takes the row as a tensor with one integer, on its device.
+        """
 
 
 class StepCallback(Protocol):
@@ -47,6 +52,8 @@ class SamplingLoop:
         interrupted: Asked before every step; once it is true the sample is returned as it is.
         noise_copies: For how many copies of the batch a torch generator draws, of which the first
             is used; see :func:`septet.random.randn_leading`.
+        graphs: Keeps whole steps as CUDA graphs; None to run every step anew. The results are the
+            same bits. Why a run is not captured, ``graphs.reason`` says.
     """
 
     def __init__(
@@ -60,6 +67,7 @@ class SamplingLoop:
         callback_tensors: Iterable[str] = ("sample",),
         interrupted: Callable[[], bool] | None = None,
         noise_copies: int = 1,
+        graphs: StepGraphs | None = None,
     ) -> None:
         self.table = table
         self.generator = generator
@@ -69,6 +77,7 @@ class SamplingLoop:
         self.callback_tensors = tuple(callback_tensors) if callback else ()
         self.interrupted = interrupted
         self.noise_copies = noise_copies
+        self.graphs = graphs
 
     @torch.no_grad()
     def __call__(
@@ -94,6 +103,9 @@ class SamplingLoop:
                 of another shape, or the model's output does not fit.
         """
         check_generator(self.generator, sample.shape[0], sample.device)
+        captured = self._captured_run(model, sample, mu, mask)
+        if captured is not None:
+            return captured
         wants_original = "pred_original_sample" in self.callback_tensors
         options: dict[str, Any] = {
             "mu": mu,
@@ -122,6 +134,74 @@ class SamplingLoop:
                 sample = _replaced(sample, self.callback(row, self.table.timesteps[row], shown))
         return sample
 
+    def _captured_run(
+        self, model: PreparedModel, sample: Tensor, mu: Tensor | None, mask: Tensor | None
+    ) -> Tensor | None:
+        """Sample with captured steps, or return None where that is not possible."""
+        graphs = self.graphs
+        if graphs is None or not graphs.enabled or sample.device.type != graphs.device_type:
+            return None
+        if current_backend() == "eager" or sample.numel() == 0:
+            return None
+        try:
+            noise = self._device_noise(sample)
+            steps = self._start(graphs, model, sample, noise, mu=mu, mask=mask)
+        except NotCapturable as reason:
+            graphs.refuse(str(reason))
+            return None
+        for row in self.progress(range(len(self.table))):
+            if self.interrupted is not None and self.interrupted():
+                break
+            sample = next(steps)
+            if noise is not None and self.table.adds_noise(row):
+                noise.advance(row + 1)
+        return sample.clone()  # the graph writes there again
+
+    def _device_noise(self, sample: Tensor) -> DeviceNoise | None:
+        """Return the noise of a captured run; NotCapturable says what needs the host."""
+        if self.callback is not None:
+            raise NotCapturable("a callback sees every step")
+        if self.draw is not None:
+            raise NotCapturable("noise is drawn by a function")
+        if self.table.dynamic_threshold is not None:
+            raise NotCapturable("dynamic thresholding takes its row from the host")
+        draws = [self.table.adds_noise(row) for row in range(len(self.table))]
+        return device_noise(self.generator, sample, draws, self.noise_copies)
+
+    @torch.no_grad()
+    def captured_steps(self, model: PreparedModel, sample: Tensor) -> Iterator[Tensor]:
+        """Return an endless iterator over the samples after captured steps, without noise.
+
+        For those who time a step. Each sample is overwritten by the next one.
+
+        Raises:
+            NotCapturable: If it has to be captured and cannot.
+        """
+        if self.graphs is None:
+            raise NotCapturable("there are no graphs to keep it in")
+        return self._start(self.graphs, model, sample, None)
+
+    def _start(
+        self,
+        graphs: StepGraphs,
+        model: PreparedModel,
+        sample: Tensor,
+        noise: DeviceNoise | None,
+        **options: Tensor | None,
+    ) -> Iterator[Tensor]:
+        """Return an iterator over the samples after each step."""
+        if noise is not None:
+            options["philox"] = noise.pairs.to(sample.device)
+        sources = {
+            "model": model,
+            "coefficients": self.table.on(sample),
+            "slots": self.table.new_slots(sample),
+            "increment": 0 if noise is None else noise.increment,
+            "threads": 0 if noise is None else noise.threads,
+            "options": options,
+        }
+        return graphs.start(sources, sample, _device_step)
+
     def _noise_source(self, sample: Tensor) -> Callable[[int], dict[str, Any]]:
         """Return a function from a row to the arguments that give a step its noise."""
         generator, draw = self.generator, self.draw
@@ -146,6 +226,29 @@ class SamplingLoop:
             return {"philox": philox, "philox_increment": words}
 
         return reserve
+
+
+def _device_step(sources: dict[str, Any]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the body of the loop with the row on the device: it never needs the host."""
+
+    def step(sample: Tensor, row: Tensor) -> Tensor:
+        output = sources["model"](sample, row)
+        output, uncond = output if isinstance(output, tuple) else (output, None)
+        result = ops.step(
+            sample,
+            output,
+            sources["coefficients"],
+            counter=row,
+            uncond_output=uncond,
+            slots=sources["slots"],
+            philox_increment=sources["increment"],
+            philox_threads=sources["threads"],
+            **sources["options"],
+        )
+        assert isinstance(result, Tensor)
+        return result
+
+    return step
 
 
 def _replaced(sample: Tensor, replacement: Tensor | None) -> Tensor:

@@ -13,18 +13,22 @@ namespace septet::emulation {
 class AsyncCopies {
  public:
   // Copies nothing but zeros if `from` is null.
-  void add(void* to, const void* from, std::size_t bytes) {
-    copies_.push_back({to, from, bytes, group_});
+  void add(void* to, const void* from, std::size_t bytes, const void* caller) {
+    copies_.push_back({to, from, bytes, caller, group_});
   }
   void commit() { ++group_; }
 
-  // Finishes all committed groups but the last `pending`.
-  void wait(int pending) {
+  // Finishes all committed groups but the last `pending`; `finished` hears of each copy.
+  template <class F>
+  void wait(int pending, const F& finished) {
     std::vector<Copy> left;
     for (const Copy& copy : copies_) {
       if (copy.group >= group_ - pending) {
         left.push_back(copy);
-      } else if (copy.from == nullptr) {
+        continue;
+      }
+      finished(copy.to, copy.bytes, copy.caller);
+      if (copy.from == nullptr) {
         std::memset(copy.to, 0, copy.bytes);
       } else {
         std::memcpy(copy.to, copy.from, copy.bytes);
@@ -39,6 +43,7 @@ class AsyncCopies {
     void* to;
     const void* from;
     std::size_t bytes;
+    const void* caller;
     long group;
   };
 

@@ -10,41 +10,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toys import CSRC, HERE, ORDERS, WARNINGS, Toys, compile_kernels, link_with_emulator
+from toys import CSRC, HERE, ORDERS, WARNINGS, Builder, Toys
 
-needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not on PATH")
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
 
 
-@pytest.fixture(scope="session")
-def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compile the kernels, which do not depend on how fibers are switched."""
-    folder = tmp_path_factory.mktemp("emulator")
-    compile_kernels(HERE / "toy_kernels.cu", folder / "toys.o")
-    return folder
-
-
-@pytest.fixture(scope="session", params=["default", "ucontext"])
-def toys(request: pytest.FixtureRequest, build_folder: Path) -> Toys:
-    """Link the kernels with the emulator, once for each way of switching between fibers."""
-    library = build_folder / f"toys_{request.param}.so"
-    options = ["-DSEPTET_EMULATOR_UCONTEXT"] if request.param == "ucontext" else []
-    return link_with_emulator(build_folder / "toys.o", library, *options)
-
-
-@pytest.fixture(params=ORDERS)
-def order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test under each order of threads and blocks."""
-    monkeypatch.setenv("SEPTET_EMULATOR_ORDER", request.param)
-    return request.param
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param([], id="default"),
+        pytest.param(["-DSEPTET_EMULATOR_UCONTEXT"], id="ucontext", marks=pytest.mark.slow),
+    ],
+)
+def toys(request: pytest.FixtureRequest, build: Builder) -> Toys:
+    """Build the kernels with each way of switching between fibers."""
+    return build(HERE / "toy_kernels.cu", *request.param)
 
 
 def random(count: int, dtype: type = np.float32) -> np.ndarray:
     """Draw the same normal numbers in every test."""
     return np.random.default_rng(0).standard_normal(count).astype(dtype)
-
-
-pytestmark = needs_gxx
 
 
 @needs_nvcc
@@ -210,6 +195,7 @@ def test_a_thread_without_barriers_is_cheap(toys: Toys) -> None:
 # --- Wrong kernels: the emulator shows it ---------------------------------------------------------
 
 
+@pytest.mark.usefixtures("undetected")
 def test_missing_barrier_shows_in_another_order(
     toys: Toys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +257,7 @@ def test_launch_works_after_a_failure(toys: Toys) -> None:
         test_reduction_in_dynamic_shared_memory(toys)
 
 
+@pytest.mark.usefixtures("undetected")
 def test_dynamic_shared_memory_starts_as_nan_in_every_block(toys: Toys) -> None:
     y = np.zeros(3 * 50, np.float32)
     toys.fresh_memory(y, 0, 3, 50)
@@ -278,11 +265,13 @@ def test_dynamic_shared_memory_starts_as_nan_in_every_block(toys: Toys) -> None:
 
 
 @pytest.mark.parametrize("beyond", [1, 20])
+@pytest.mark.usefixtures("undetected")
 def test_write_past_dynamic_shared_memory_is_reported(toys: Toys, beyond: int) -> None:
     with pytest.raises(RuntimeError, match="wrote past its dynamic shared memory of 200 bytes"):
         toys.fresh_memory(np.zeros(150, np.float32), beyond, 3, 50)
 
 
+@pytest.mark.usefixtures("undetected")
 def test_impossible_launch_is_reported(toys: Toys) -> None:
     with pytest.raises(RuntimeError, match="invalid launch configuration"):
         toys.fill(np.empty(1025, np.float32), 1, 1025)

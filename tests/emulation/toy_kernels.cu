@@ -1,10 +1,8 @@
 // Kernels that try out the emulator and the wrappers of launch/cuda.cuh, and a C interface through
 // which test_emulator.py runs them. Some are wrong on purpose: the emulator has to say so.
 #include <cstdint>
-#include <exception>
-#include <string>
 
-#include "launch/cuda.cuh"
+#include "toys.h"
 
 namespace septet {
 namespace {
@@ -158,29 +156,8 @@ __global__ void wrong_mask_kernel(int* y) {
   y[threadIdx.x] = shuffle_xor(1, 1, 0x0000ffffu);
 }
 
-// Returns null, or the message of what `body` threw.
-template <class Body>
-const char* guarded(const Body& body) {
-  thread_local std::string message;
-  try {
-    body();
-    return nullptr;
-  } catch (const std::exception& error) {
-    message = error.what();
-    return message.c_str();
-  }
-}
-
-template <class... Params, class... Args>
-const char* run(void (*kernel)(Params...), dim3 grid, dim3 block, std::size_t shared_bytes,
-                Args... args) {
-  return guarded([&] { launch(kernel, grid, block, shared_bytes, nullptr, args...); });
-}
-
 }  // namespace
 }  // namespace septet
-
-#define TOY extern "C" __attribute__((visibility("default"))) const char*
 
 TOY block_sum_float(const float* x, float* y, unsigned grid, unsigned block) {
   return septet::run(septet::block_sum_kernel<float>, grid, block, 0, x, y);

@@ -1,9 +1,7 @@
 // Kernels that try out launch/mma.cuh, and a C interface through which test_emulator_matrices.py
 // runs them. Some are wrong on purpose.
-#include <exception>
-#include <string>
-
 #include "launch/mma.cuh"
+#include "toys.h"
 
 namespace septet {
 namespace {
@@ -105,40 +103,26 @@ __global__ void early_exit_kernel(float* y) {
   y[threadIdx.x] = sums[0];
 }
 
-template <class... Params, class... Args>
-const char* run(void (*kernel)(Params...), unsigned block, std::size_t shared_bytes, Args... args) {
-  thread_local std::string message;
-  try {
-    launch(kernel, 1, block, shared_bytes, nullptr, args...);
-    return nullptr;
-  } catch (const std::exception& error) {
-    message = error.what();
-    return message.c_str();
-  }
-}
-
 }  // namespace
 }  // namespace septet
 
-#define TOY extern "C" __attribute__((visibility("default"))) const char*
-
 TOY multiply_half(const septet::float16* a, const septet::float16* b, float* c, int wrong) {
-  return septet::run(septet::multiply_kernel<septet::float16>, 32, 0, a, b, c, wrong != 0);
+  return septet::run(septet::multiply_kernel<septet::float16>, 1, 32, 0, a, b, c, wrong != 0);
 }
 TOY multiply_bfloat(const septet::bfloat16* a, const septet::bfloat16* b, float* c, int wrong) {
-  return septet::run(septet::multiply_kernel<septet::bfloat16>, 32, 0, a, b, c, wrong != 0);
+  return septet::run(septet::multiply_kernel<septet::bfloat16>, 1, 32, 0, a, b, c, wrong != 0);
 }
 TOY multiply_shared(const septet::float16* a, const septet::float16* b, float* c, int k) {
   const std::size_t bytes = 24 * (k + 8) * sizeof(septet::float16);
-  return septet::run(septet::multiply_shared_kernel<septet::float16>, 32, bytes, a, b, c, k);
+  return septet::run(septet::multiply_shared_kernel<septet::float16>, 1, 32, bytes, a, b, c, k);
 }
 TOY load(const std::uint16_t* x, std::uint32_t* y, int transposed, int offset) {
-  return transposed ? septet::run(septet::load_kernel<true>, 32, 512, x, y, offset)
-                    : septet::run(septet::load_kernel<false>, 32, 512, x, y, offset);
+  return transposed ? septet::run(septet::load_kernel<true>, 1, 32, 512, x, y, offset)
+                    : septet::run(septet::load_kernel<false>, 1, 32, 512, x, y, offset);
 }
 TOY copy(const float* x, float* y, unsigned block, int wait) {
-  return septet::run(septet::copy_kernel, block, 32 * block, x, y, wait != 0);
+  return septet::run(septet::copy_kernel, 1, block, 32 * block, x, y, wait != 0);
 }
 TOY early_exit(float* y) {
-  return septet::run(septet::early_exit_kernel, 32, 0, y);
+  return septet::run(septet::early_exit_kernel, 1, 32, 0, y);
 }

@@ -17,8 +17,12 @@ ROWS = [
 ]
 
 
-# The rows that have a CUDA source.
-CUDA_ROWS = [row for row in ROWS if row.values[0].cuda]
+# The rows that have a CUDA source. The emulator takes its time, and float64 shows little more.
+CUDA_ROWS = [
+    pytest.param(*row.values, id=row.id, marks=[pytest.mark.slow] * (torch.float64 in row.values))
+    for row in ROWS
+    if row.values[0].cuda
+]
 
 
 def _widened(value):
@@ -78,6 +82,16 @@ def test_cuda_source_agrees_in_the_emulator(case, dtype, emulated_ops, monkeypat
             assert torch.equal(a.nan_to_num(7), b.nan_to_num(7))
         else:
             assert_as_accurate(a, r, e, case.single)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["reverse", "shuffle:1"])
+@pytest.mark.parametrize(("case", "dtype"), CUDA_ROWS)
+def test_order_of_threads_does_not_change_bits(case, dtype, order, emulated_ops, monkeypatch):
+    forward = _call(case.face, case.inputs(dtype), case.changed)
+    monkeypatch.setenv("SEPTET_EMULATOR_ORDER", order)
+    for a, b in zip(forward, _call(case.face, case.inputs(dtype), case.changed), strict=True):
+        assert torch.equal(a.nan_to_num(7), b.nan_to_num(7))
 
 
 @pytest.mark.parametrize(("case", "dtype"), ROWS)

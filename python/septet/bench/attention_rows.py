@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -132,19 +133,27 @@ def calls(arguments: Mapping[str, Any]) -> dict[str, Callable[[], Tensor]]:
     return {name: call(name) for name in IMPLEMENTATIONS}
 
 
+def exact(arguments: Mapping[str, Tensor]) -> list[Tensor]:
+    """Compute in float64 what :func:`compared` keeps of a result."""
+    wide: dict[str, Any] = {name: value.double() for name, value in arguments.items()}
+    wide["query"] = compared(wide["query"])[0]
+    return [reference(**wide)]
+
+
+def compared(result: Tensor) -> list[Tensor]:
+    """Return the part of a result that is compared."""
+    return [result[:, :_COMPARED_QUERIES]]
+
+
 def _build(spec: AttentionSpec, dtype: torch.dtype) -> Workload:
     arguments = inputs(spec, dtype)
-
-    def exact() -> list[Tensor]:
-        wide: dict[str, Any] = {name: value.double() for name, value in arguments.items()}
-        wide["query"] = wide["query"][:, :_COMPARED_QUERIES]
-        return [reference(**wide)]
+    of_all = functools.partial(exact, arguments)
 
     def result(call: Callable[[], Tensor]) -> Callable[[], list[Tensor]]:
-        return lambda: [call()[:, :_COMPARED_QUERIES]]
+        return lambda: compared(call())
 
     found = [
-        Implementation(name, call, result(call), exact, is_baseline=name == "sdpa")
+        Implementation(name, call, result(call), of_all, is_baseline=name == "sdpa")
         for name, call in calls(arguments).items()
     ]
     return Workload(tuple(found), "the plain-torch reference in float64", num_flops=spec.num_flops)

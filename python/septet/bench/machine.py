@@ -6,7 +6,9 @@ import functools
 import importlib.metadata
 import os
 import platform
+import time
 import uuid
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ def facts(threads: int, command: str = "") -> dict[str, Any]:
             "cores": os.cpu_count(),
             "isa": build["cpu_isa"],
             "ram_gb": _ram_gb(),
+            **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         },
         "torch": torch.__version__,
         "diffusers": _version("diffusers"),
@@ -64,6 +67,40 @@ def fma_peak(threads: int, seconds: float) -> float:
     """Return float32 operations per second of multiply-adds in registers."""
     rate: float = _host.fma_peak(threads, seconds)
     return rate
+
+
+def waiting(call: Callable[[], object], device: str) -> Callable[[], object]:
+    """Return a call that ends when the device has done it."""
+    if device != "cuda":
+        return call
+
+    def timed() -> object:
+        result = call()
+        torch.cuda.synchronize()
+        return result
+
+    return timed
+
+
+@functools.cache
+def matmul_peak(device: str, dtype: torch.dtype, size: int = 8192, repeats: int = 10) -> float:
+    """Return operations per second of torch's product of two square matrices, the best of some.
+
+    Args:
+        device: Where.
+        dtype: Of the matrices.
+        size: Rows and columns.
+        repeats: How many products are timed.
+    """
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    multiply = waiting(lambda: a @ b, device)
+    multiply()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        multiply()
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
 
 
 def _load() -> float | None:

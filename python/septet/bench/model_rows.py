@@ -28,7 +28,8 @@ DDPM_CIFAR10: dict[str, Any] = {
     "freq_shift": 1,
     "norm_eps": 1e-6,
 }
-_TIMESTEP = 500
+#: What the network is told.
+TIMESTEP = 500
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def rows() -> list[Row]:
 def _row(spec: ModelSpec) -> Row:
     facts = {
         "model": spec.name, "weights": "random", "dtype": "float32",
-        "shape": shape_text(spec.shape), "timestep": _TIMESTEP,
+        "shape": shape_text(spec.shape), "timestep": TIMESTEP,
     }  # fmt: skip
     return Row("models", f"{spec.name}/{shape_text(spec.shape)}", facts, lambda: _build(spec))
 
@@ -73,7 +74,7 @@ def _build(spec: ModelSpec) -> Workload:
     exact = functools.partial(_exact, spec, own.state_dict(), sample)
     found = []
     if has_diffusers():
-        make_peer = functools.partial(_diffusers_model, spec, own.state_dict())
+        make_peer = functools.partial(diffusers_model, spec, own.state_dict())
         for layout in LAYOUTS:
             found.append(_implementation("diffusers", make_peer(), sample, layout, exact, True))
     for layout in LAYOUTS:
@@ -81,10 +82,11 @@ def _build(spec: ModelSpec) -> Workload:
         copy.load_state_dict(own.state_dict())
         is_baseline = not found
         found.append(_implementation("septet", copy, sample, layout, exact, is_baseline))
-    return Workload(tuple(found), "the same network in float64", num_flops=_flops(own, sample))
+    return Workload(tuple(found), "the same network in float64", num_flops=count_flops(own, sample))
 
 
-def _diffusers_model(spec: ModelSpec, weights: dict[str, Tensor]) -> nn.Module:
+def diffusers_model(spec: ModelSpec, weights: dict[str, Tensor]) -> nn.Module:
+    """Make the network of diffusers with these weights."""
     peer: Any = importlib.import_module("diffusers").UNet2DModel
     model: nn.Module = peer(**spec.config).eval().requires_grad_(False)
     model.load_state_dict(weights)
@@ -104,7 +106,7 @@ def _implementation(
     own_sample = sample.contiguous(memory_format=memory_format)
 
     def call() -> Tensor:
-        output: Tensor = model(own_sample, _TIMESTEP).sample
+        output: Tensor = model(own_sample, TIMESTEP).sample
         return output
 
     return Implementation(f"{name} ({layout})", call, lambda: [call()], exact, is_baseline)
@@ -113,12 +115,12 @@ def _implementation(
 def _exact(spec: ModelSpec, weights: dict[str, Tensor], sample: Tensor) -> list[Tensor]:
     model = UNet2DModel(**spec.config).eval().requires_grad_(False)
     model.load_state_dict(weights)
-    return [model.double()(sample.double(), _TIMESTEP).sample]
+    return [model.double()(sample.double(), TIMESTEP).sample]
 
 
-def _flops(model: nn.Module, sample: Tensor) -> int:
+def count_flops(model: nn.Module, sample: Tensor) -> int:
     """Count the operations of matrix products and convolutions; the others hardly matter."""
     # the counter knows torch's public operators only
     with use_backend("eager"), FlopCounterMode(display=False) as counter:
-        model(sample, _TIMESTEP)
+        model(sample, TIMESTEP)
     return int(counter.get_total_flops())

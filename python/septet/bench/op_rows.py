@@ -110,10 +110,10 @@ def _build(case: OpCase, inputs: _Inputs) -> Workload:
         def compute() -> list[Tensor]:
             own = inputs()
             if wide:
-                own = {name: _widened(value) for name, value in own.items()}
+                own = {name: widened(value) for name, value in own.items()}
             with use_backend(backend):
                 returned = case.face(**own)
-            return [*_tensors(returned), *(own[name] for name in case.changed)]
+            return [*tensors(returned), *(own[name] for name in case.changed)]
 
         return compute
 
@@ -123,8 +123,8 @@ def _build(case: OpCase, inputs: _Inputs) -> Workload:
     else:
         baseline = Implementation("eager", _eager(case, arguments), result("eager"), exact, True)
     fused = Implementation("septet", lambda: case.face(**arguments), result("fused"), exact)
-    returned = _tensors(case.face(**inputs()))
-    count = TRAFFIC.get(case.op, _all_bytes)
+    returned = tensors(case.face(**inputs()))
+    count = TRAFFIC.get(case.op, all_bytes)
     num_bytes = count(arguments, sum(tensor.nbytes for tensor in returned))
     return Workload((baseline, fused), "the plain-torch reference in float64", num_bytes)
 
@@ -158,11 +158,13 @@ def _with_randn(case: OpCase, arguments: Mapping[str, Any]) -> Callable[[], obje
     return call
 
 
-def _tensors(returned: object) -> list[Tensor]:
+def tensors(returned: object) -> list[Tensor]:
+    """List what a face has returned."""
     return list(returned) if isinstance(returned, tuple) else [returned]  # type: ignore[list-item]
 
 
-def _widened(value: Any) -> Any:
+def widened(value: Any) -> Any:
+    """Return an argument in float64."""
     if isinstance(value, Tensor) and value.is_floating_point():
         return value.double()
     return torch.float64 if isinstance(value, torch.dtype) else value
@@ -171,7 +173,7 @@ def _widened(value: Any) -> Any:
 # -- bytes ----------------------------------------------------------------------------------------
 
 
-def _all_bytes(arguments: Mapping[str, Any], returned: int) -> int:
+def all_bytes(arguments: Mapping[str, Any], returned: int) -> int:
     """Count every argument once, and the results."""
     return returned + sum(v.nbytes for v in arguments.values() if isinstance(v, Tensor))
 

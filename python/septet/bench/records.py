@@ -96,11 +96,12 @@ class Roofline:
     """What was achieved of what the machine can do.
 
     Attributes:
-        kind: "copy" (``unit`` bytes, read and written) or "fma" (``unit`` flop).
+        kind: "copy" (``unit`` bytes, read and written), "fma" or "matmul" (``unit`` flop).
         amount: Bytes that the call's tensors have, or operations of the call.
         achieved: Per second.
         limit: What the machine achieves with as many threads: for a copy, torch's on buffers of as
-            many bytes, timed in turn with the call; for "fma", a probe.
+            many bytes, timed in turn with the call; for "fma", a probe; for "matmul", torch's
+            product of large matrices on the device.
     """
 
     kind: str

@@ -22,6 +22,7 @@ SUITES = {
     "ops": ("scheduler_rows", "op_rows", "attention_rows", "conv_rows"),
     "models": ("model_rows",),
     "large": ("large_rows", "glide_rows"),
+    "cuda": ("cuda_rows",),
 }
 #: What "all" stands for. The others take gigabytes and long: they are asked for by name.
 QUICK_SUITES = ("ops", "models")
@@ -57,12 +58,16 @@ class Workload:
         ref: What their ``exact`` results are, in words.
         num_bytes: Bytes of all tensors that a call reads and writes; 0 if that limits nothing.
         num_flops: Floating-point operations of a call; 0 if that limits nothing.
+        device: Where it runs, and so what it is compared with: "cpu" or "cuda".
+        dtype: Type that a CUDA device is to multiply in.
     """
 
     implementations: tuple[Implementation, ...]
     ref: str
     num_bytes: int = 0
     num_flops: int = 0
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def _measure_together(workload: Workload, settings: Settings) -> list[_Measured]
     accuracies = _accuracies(workload)
     calls: dict[str, Callable[[], object]] = {i.name: i.call for i in workload.implementations}
     if workload.num_bytes:
-        calls[_COPY] = _copy(workload.num_bytes)
+        calls[_COPY] = _copy(workload.num_bytes, workload.device)
     timings = interleave(calls, settings.plan)
     copy = timings.get(_COPY)
     return [
@@ -119,6 +119,8 @@ def _measure_together(workload: Workload, settings: Settings) -> list[_Measured]
             accuracies[one.name],
             _copied(workload.num_bytes, timing, copy)
             if copy
+            else _multiplied(workload, timing)
+            if workload.device == "cuda"
             else _computed(workload.num_flops, timing, settings),
         )
         for one in workload.implementations
@@ -167,10 +169,10 @@ def _error(actual: Sequence[Tensor], exact: Sequence[Tensor], ref: str) -> Accur
     return Accuracy(absolute, max(relative_error(a, e) for a, e in pairs), ref)
 
 
-def _copy(num_bytes: int) -> Callable[[], object]:
+def _copy(num_bytes: int, device: str) -> Callable[[], object]:
     """Return torch's copy between two buffers that have so many bytes together."""
-    source = torch.zeros(max(1, num_bytes // 2 // torch.float32.itemsize))
-    return functools.partial(torch.empty_like(source).copy_, source)
+    source = torch.zeros(max(1, num_bytes // 2 // torch.float32.itemsize), device=device)
+    return machine.waiting(functools.partial(torch.empty_like(source).copy_, source), device)
 
 
 def _copied(amount: int, timing: Timing, copy: Timing) -> Roofline:
@@ -183,6 +185,13 @@ def _computed(amount: int, timing: Timing, settings: Settings) -> Roofline | Non
     seconds = min(_PROBE_SECONDS, max(0.01, settings.plan.seconds))
     limit = machine.fma_peak(settings.threads, seconds)
     return Roofline("fma", amount, amount / timing.median, limit)
+
+
+def _multiplied(workload: Workload, timing: Timing) -> Roofline | None:
+    if not workload.num_flops:
+        return None
+    limit = machine.matmul_peak(workload.device, workload.dtype)
+    return Roofline("matmul", workload.num_flops, workload.num_flops / timing.median, limit)
 
 
 @contextmanager

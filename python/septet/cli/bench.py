@@ -25,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="all (if not given) is ops and models; large has the networks of gigabytes",
     )
     parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="cuda measures a suite of its own: kernels, attention and a network on a GPU",
+    )
+    parser.add_argument(
         "--filter", default="", metavar="REGEX", help="only cases whose name contains a match"
     )
     parser.add_argument("--list", action="store_true", help="only print the names of the cases")
@@ -70,6 +76,8 @@ def run_bench(arguments: argparse.Namespace) -> None:
         records = _read(arguments)
     else:
         suite = arguments.suite or "all"
+        if arguments.device == "cuda":
+            suite = _cuda_suite(arguments)
         try:
             chosen = rows.select(suite, arguments.filter)
         except ValueError as error:
@@ -88,6 +96,16 @@ def run_bench(arguments: argparse.Namespace) -> None:
         plot.write_svg(records, arguments.plot)
     if arguments.markdown is not None:
         report.write_markdown(records, arguments.markdown, arguments.plot)
+
+
+def _cuda_suite(arguments: argparse.Namespace) -> str:
+    import torch
+
+    if arguments.suite:
+        raise UsageError("--device cuda has a suite of its own: no --suite beside it")
+    if not arguments.list and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch finds no CUDA device")
+    return "cuda"
 
 
 def _measure(chosen: Sequence[Row], arguments: argparse.Namespace) -> list[Record]:
@@ -126,6 +144,8 @@ def _command(arguments: argparse.Namespace) -> str:
         value = getattr(arguments, name)
         if value not in (None, "") and not (name == "seconds" and arguments.repeats):
             words += [f"--{name}", str(value)]
+    if arguments.device != "cpu":
+        words += ["--device", arguments.device]
     return shlex.join(words)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from septet.capture import StepGraphs
 from septet.checkpoints import CheckpointFolder, HubOptions, locate, write_index
 from septet.checkpoints.folder import SCHEDULER_CLASSES
 from septet.checkpoints.hub import pipeline_files
@@ -38,6 +39,8 @@ class DiffusionPipeline:
 
     Attributes:
         components: The components by name, as the constructor takes them.
+        step_graphs: The sampling steps kept as CUDA graphs. ``step_graphs.reason`` says why the
+            last run did without; ``step_graphs.enabled = False`` does without always.
     """
 
     #: Names of the constructor arguments.
@@ -57,6 +60,7 @@ class DiffusionPipeline:
 
     def __init__(self) -> None:
         self._interrupt = False
+        self.step_graphs = StepGraphs()
         # tqdm reads None as: show where there is a terminal
         self._progress_bar_config: dict[str, Any] = {"disable": None}
 
@@ -114,6 +118,7 @@ class DiffusionPipeline:
             place = None if device is None else torch.device(device)
         except (RuntimeError, TypeError) as error:
             raise ValueError(f"device {device!r} is not known to torch") from error
+        self.step_graphs.clear()
         for module in self._modules():
             module.to(device=place, dtype=dtype)
         return self
@@ -294,6 +299,7 @@ class DiffusionPipeline:
             callback=self._step_callback(callback, names),
             callback_tensors=_loop_tensors(names),
             interrupted=lambda: self._interrupt,
+            graphs=self.step_graphs,
             **options,
         )
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from septet.nn import at_row
+from septet.ops.table import COLUMNS
 from septet.pipelines.glide_inputs import KnownPixels
 from septet.pipelines.glide_loading import inpaints
 from septet.random import Generators, randn_leading
@@ -122,35 +124,31 @@ class GlideRun:
         prepared = prepare(torch.tensor(table.timesteps, device=device), images)
         loop = self.loop(table, self.generator, noise_copies=copies)
         noise = randn_leading(shape, self.generator, device, copies=copies)
-        return loop(GlidePredictor(prepared, table, unet.dtype, known), noise * temperature)
+        columns = [COLUMNS.index(name) for name in ("x0_sample", "x0_output", "x0_divisor")]
+        estimates = table.values[:, columns].to(noise)
+        return loop(GlidePredictor(prepared, unet.dtype, known, estimates), noise * temperature)
 
 
+@dataclass(frozen=True, eq=False)
 class GlidePredictor:
     """A prepared network in the type of the sample, and certain about known pixels.
 
     The original sets known pixels in the estimate of the clean sample. The same comes of the noise
     that leads to that estimate, so the step needs to know nothing of inpainting.
 
-    Args:
+    Attributes:
         prepared: The network.
-        table: The run.
         dtype: Type of the network.
         known: Pixels to keep, None for none.
+        estimates: ``[rows, 3]``, the columns x0_sample, x0_output and x0_divisor of the table.
     """
 
-    def __init__(
-        self,
-        prepared: PreparedGlideUNet,
-        table: StepTable,
-        dtype: torch.dtype,
-        known: KnownPixels | None,
-    ) -> None:
-        self.prepared = prepared
-        self.table = table
-        self.dtype = dtype
-        self.known = known
+    prepared: PreparedGlideUNet
+    dtype: torch.dtype
+    known: KnownPixels | None
+    estimates: Tensor
 
-    def __call__(self, sample: Tensor, row: int) -> Tensor | tuple[Tensor, Tensor]:
+    def __call__(self, sample: Tensor, row: int | Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return the output, or the pair of conditional and unconditional output."""
         output = self.prepared(sample.to(self.dtype), row)
         if isinstance(output, Tensor):
@@ -158,12 +156,12 @@ class GlidePredictor:
         conditional, unconditional = output
         return self._finish(sample, conditional, row), self._finish(sample, unconditional, row)
 
-    def _finish(self, sample: Tensor, output: Tensor, row: int) -> Tensor:
+    def _finish(self, sample: Tensor, output: Tensor, row: int | Tensor) -> Tensor:
         output = output.to(sample.dtype)
         if self.known is None:
             return output
-        step = self.table.rows[row]
-        image = self.known.image.to(sample.dtype) * step.x0_divisor
-        noise = (image - step.x0_sample * sample) / step.x0_output
+        of_sample, of_output, divisor = at_row(self.estimates, row).unbind()
+        image = self.known.image.to(sample.dtype) * divisor
+        noise = (image - of_sample * sample) / of_output
         predicted, variance = output.chunk(2, dim=1)
         return torch.cat([torch.where(self.known.mask, noise, predicted), variance], dim=1)

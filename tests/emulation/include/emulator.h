@@ -1,14 +1,13 @@
 // The part of CUDA's language and library that our kernels use, for an ordinary C++ compiler.
 //
 // Included by csrc/launch/cuda.cuh when SEPTET_EMULATED is defined. The machine behind these
-// declarations is emulator.cpp; README.md says what it can and cannot show.
+// declarations is machine.cpp; docs/emulator.md says what it can and cannot show.
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <functional>
 #include <source_location>
 #include <type_traits>
 
@@ -57,23 +56,47 @@ enum class Rendezvous {
   kLoadMatrices,
 };
 
+// A reference to something callable, which unlike std::function never copies it to where the
+// detector would not expect a kernel to read.
+struct Kernel {
+  void (*call)(const void*);
+  const void* object;
+  void operator()() const { call(object); }
+};
+
 // Runs `kernel` once for every thread of the grid and returns when all have ended. Throws what a
-// thread throws, and std::runtime_error if a block can never continue.
-void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& kernel);
+// thread throws, and std::runtime_error if a block can never continue or the detector objects.
+void run(dim3 grid, dim3 block, std::size_t shared_bytes, const Kernel& kernel);
+
+template <class F>
+void run(dim3 grid, dim3 block, std::size_t shared_bytes, const F& kernel) {
+  const auto call = [](const void* object) { (*static_cast<const F*>(object))(); };
+  run(grid, block, shared_bytes, Kernel{call, &kernel});
+}
+
+// What the kernels of this host thread may access from now on, until all of it is forgotten. They
+// are not restricted if nothing is allowed.
+void allow_access(const void* data, std::size_t bytes);
+void forget_operands();
 
 // The major number, 8 unless SEPTET_EMULATOR_CAPABILITY says otherwise.
 int compute_capability();
 
 void* dynamic_shared_memory();
 
-// Throws unless `address` is a multiple of `bytes`.
+// End the launch unless `address` is a multiple of `bytes`, or `index` is below `size`.
 void check_aligned(const void* address, std::size_t bytes);
+void check_index(std::int64_t index, std::int64_t size);
+
+// Tells the detector of an atomic access.
+void note_atomic(const void* address, std::size_t bytes);
 
 // Waits for all threads of the block that have not ended.
 void sync_threads(Location where);
 
 // Waits for all lanes of `mask` that have not ended. Returns what `source_lane` sent, or all bits
-// set (a NaN) if that lane took no part, where CUDA leaves the value undefined.
+// set (a NaN) if that lane took no part, where CUDA leaves the value undefined; an error if `mask`
+// does not even name it.
 std::uint64_t exchange(Rendezvous kind, unsigned mask, std::uint64_t sent, int source_lane,
                        Location where);
 
@@ -83,9 +106,8 @@ unsigned vote(unsigned mask, bool predicate, Location where);
 // What a lane sends to the others of its warp.
 using Message = std::array<std::uint64_t, 3>;
 
-// Waits for the whole warp. Returns what its 32 lanes have sent, to be read before the next wait;
-// throws if one of them has ended.
-const Message* gather(Rendezvous kind, const Message& sent, Location where);
+// Waits for the whole warp and receives what its 32 lanes have sent; an error if one has ended.
+void gather(Rendezvous kind, const Message& sent, Message (&received)[32], Location where);
 
 // The asynchronous copies of the calling thread; zeros are copied if `from` is null.
 void copy_async(void* to, const void* from, std::size_t bytes);
@@ -186,11 +208,38 @@ inline int __all_sync(unsigned mask, int predicate,
 // The rest
 // ---------------------------------------------------------------------------------------------
 
-template <class T>
-T atomicAdd(T* address, std::type_identity_t<T> value) {
+namespace septet::emulation {
+
+// Not instrumented: an atomic access is no plain read and write.
+template <class T, class F>
+[[gnu::noinline, gnu::no_sanitize("thread")]] T replace(T* address, const F& change) {
   const T old = *address;
-  *address = old + value;
+  *address = change(old);
   return old;
+}
+
+}  // namespace septet::emulation
+
+// Returns what was there before. CUDA has each for some types only; nvcc tells.
+#define SEPTET_ATOMIC(name, expression)                                                     \
+  template <class T>                                                                        \
+  T name(T* address, std::type_identity_t<T> value) {                                       \
+    septet::emulation::note_atomic(address, sizeof(T));                                     \
+    return septet::emulation::replace(address, [value](T old) -> T { return expression; }); \
+  }
+SEPTET_ATOMIC(atomicAdd, old + value)
+SEPTET_ATOMIC(atomicMin, value < old ? value : old)
+SEPTET_ATOMIC(atomicMax, old < value ? value : old)
+SEPTET_ATOMIC(atomicAnd, old& value)
+SEPTET_ATOMIC(atomicOr, old | value)
+SEPTET_ATOMIC(atomicExch, (static_cast<void>(old), value))
+#undef SEPTET_ATOMIC
+
+template <class T>
+T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T> value) {
+  septet::emulation::note_atomic(address, sizeof(T));
+  return septet::emulation::replace(address,
+                                    [=](T old) -> T { return old == expected ? value : old; });
 }
 
 template <class T>

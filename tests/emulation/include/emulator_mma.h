@@ -27,8 +27,9 @@ void multiply_matrices(float (&c)[4], const std::uint32_t (&a)[4], const std::ui
   const auto pair = [](std::uint32_t low, std::uint32_t high) {
     return low | std::uint64_t{high} << 32;
   };
-  const Message* lanes = gather(Rendezvous::kMatrixMultiply,
-                                {pair(a[0], a[1]), pair(a[2], a[3]), pair(b[0], b[1])}, where);
+  Message lanes[32];
+  gather(Rendezvous::kMatrixMultiply, {pair(a[0], a[1]), pair(a[2], a[3]), pair(b[0], b[1])}, lanes,
+         where);
   const auto a_at = [&](int row, int k) {
     const Message& owner = lanes[4 * (row % 8) + k % 8 / 2];
     const std::uint64_t registers = owner[k / 8];
@@ -49,8 +50,8 @@ template <bool kTransposed>
 void load_matrices(std::uint32_t (&matrices)[4], const void* row,
                    Location where = Location::current()) {
   check_aligned(row, 16);
-  const Message* lanes =
-      gather(Rendezvous::kLoadMatrices, {reinterpret_cast<std::uintptr_t>(row), 0, 0}, where);
+  Message lanes[32];
+  gather(Rendezvous::kLoadMatrices, {reinterpret_cast<std::uintptr_t>(row), 0, 0}, lanes, where);
   const int g = lane() / 4, t = lane() % 4;
   for (int m = 0; m < 4; ++m) {
     const auto at = [&](int i, int j) {
