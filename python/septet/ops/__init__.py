@@ -43,6 +43,6 @@ __all__ = [
     "threshold_quantile",
     "torch_cuda_offset",
     "torch_cuda_threads",
-    "wavenet_layer",
     "use_convolution",
+    "wavenet_layer",
 ]
