@@ -111,9 +111,7 @@ def listed(value):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_captured_steps_give_the_same_bits_and_never_wait(name, unet, tmp_path, monkeypatch):
-    # what DiffWave runs on the CPU only
-    monkeypatch.setattr("septet.models.diffwave.can_pack", lambda _: False)
+def test_captured_steps_give_the_same_bits_and_never_wait(name, unet, tmp_path):
     make, call, count = RUNS[name]
     pipeline = make(unet, tmp_path / "tokenizer")
     pipeline.set_progress_bar_config(disable=True)

@@ -88,27 +88,25 @@ _FREE = _references(_Buffer(1, ((1,), (1,), torch.float16)))
 
 def empty_like(model: Tensor) -> Tensor:
     """Return an uninitialised tensor of the shape, strides and dtype of a dense tensor."""
-    num_bytes = model.nbytes
-    if not _is_kept(model, num_bytes):
+    if torch.compiler.is_compiling() or not _is_kept(model, model.nbytes):
         return torch.empty_like(model)
-    return _reused(num_bytes, (model.shape, model.stride(), model.dtype))
+    return _reused(model.nbytes, (model.shape, model.stride(), model.dtype))
 
 
 def empty_contiguous(model: Tensor) -> Tensor:
     """Return an uninitialised contiguous tensor of the shape and dtype of any tensor."""
-    num_bytes = model.nbytes
-    if not _is_kept(model, num_bytes):
+    if torch.compiler.is_compiling() or not _is_kept(model, model.nbytes):
         return torch.empty_like(model, memory_format=torch.contiguous_format)
     strides = [1]
     for size in model.shape[:0:-1]:
         strides.append(strides[-1] * size)
-    return _reused(num_bytes, (model.shape, tuple(strides[::-1]), model.dtype))
+    return _reused(model.nbytes, (model.shape, tuple(strides[::-1]), model.dtype))
 
 
 def empty_channels_last(model: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
     """Return an uninitialised channels_last tensor of a shape, of the dtype of any tensor."""
     num_bytes = math.prod(shape) * model.element_size()
-    if not _is_kept(model, num_bytes):
+    if torch.compiler.is_compiling() or not _is_kept(model, num_bytes):
         return torch.empty(
             shape,
             dtype=model.dtype,
@@ -122,12 +120,7 @@ def empty_channels_last(model: Tensor, shape: tuple[int, int, int, int]) -> Tens
 
 def _is_kept(model: Tensor, num_bytes: int) -> bool:
     """Tell whether so much memory of the model's kind is worth keeping."""
-    return (
-        _SMALLEST <= num_bytes <= _LARGEST
-        and type(model) is Tensor
-        and model.is_cpu
-        and not torch.compiler.is_compiling()
-    )
+    return _SMALLEST <= num_bytes <= _LARGEST and type(model) is Tensor and model.is_cpu
 
 
 def _reused(num_bytes: int, form: _Form) -> Tensor:

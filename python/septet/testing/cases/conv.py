@@ -106,3 +106,5 @@ CASES = [
     _packing("odd", (11, 5, 3, 3), "direct"),
     _packing("line", (16, 8, 1, 3), "direct"),
 ]
+
+LARGE = [_packing("wide", (256, 256, 3, 3), "winograd4")]
