@@ -67,6 +67,10 @@ def pack_conv2d(weight: Tensor, algorithm: str = "direct") -> PackedWeight:
             f"{list(weight.shape)}"
         )
     weight = weight.detach()
+    if wants_reference():
+        from septet.testing.references.conv import pack_conv2d as reference
+
+        return PackedWeight(reference(weight, algorithm), algorithm, weight)
     values = torch.empty(_packed_shape(weight.shape, algorithm))
     run(_library.ops().conv2d_pack.default, weight.contiguous(), ALGORITHMS[algorithm], values)
     return PackedWeight(values, algorithm, weight)

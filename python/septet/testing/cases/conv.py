@@ -107,4 +107,5 @@ CASES = [
     _packing("line", (16, 8, 1, 3), "direct"),
 ]
 
-LARGE = [_packing("wide", (256, 256, 3, 3), "winograd4")]
+# conv2d itself is measured layer by layer, by septet.bench.conv_rows.
+LARGE = [_packing("large", (256, 256, 3, 3), "winograd4")]

@@ -47,7 +47,7 @@ _POINTS = {
 
 def pack_conv2d(weight: Tensor, algorithm: str = "direct") -> Tensor:
     """Compute the values of :func:`septet.ops.pack_conv2d`."""
-    weight = weight.double()
+    dtype, weight = weight.dtype, weight.double()
     if algorithm == "direct":
         planes = weight.permute(0, 2, 3, 1).flatten(1)[:, None]
     else:
@@ -68,4 +68,4 @@ def pack_conv2d(weight: Tensor, algorithm: str = "direct") -> Tensor:
     depth, channels = planes.shape[2], planes.shape[0]
     planes = F.pad(planes, (0, -depth % 16, 0, 0, 0, -channels % 16))
     groups = planes.reshape(-1, 16, *planes.shape[1:])
-    return groups.permute(0, 2, 3, 1).contiguous().float()
+    return groups.permute(0, 2, 3, 1).contiguous().to(dtype)
