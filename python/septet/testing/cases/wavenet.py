@@ -62,13 +62,14 @@ def _case(
     name: str, shape: tuple[int, int, int], skip_channels: int, dilation: int, **options: Any
 ) -> OpCase:
     is_last = options.pop("is_last", False)
+    extra = {"dtypes": options.pop("dtypes")} if "dtypes" in options else {}
 
     def inputs(dtype: torch.dtype) -> dict[str, Any]:
         seed = zlib.crc32(name.encode())
         arguments = layer_arguments(seed, shape, skip_channels, dtype, **options)
         return {**arguments, "dilation": dilation, "is_last": is_last}
 
-    return OpCase("wavenet_layer", name, wavenet_layer, reference, inputs, bitwise=False)
+    return OpCase("wavenet_layer", name, wavenet_layer, reference, inputs, bitwise=False, **extra)
 
 
 CASES = [
@@ -84,3 +85,6 @@ CASES = [
     _case("one_channel", (1, 11, 1), 1, 2),
     _case("empty", (0, 8, 4), 4, 1),
 ]
+
+#: A second of speech in the published network; for measurements.
+LARGE = [_case("second", (1, 22016, 128), 128, 64, dtypes=(torch.float32,))]
