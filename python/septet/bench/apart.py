@@ -83,7 +83,7 @@ def measure(workload: SeparateWorkload, visits: int, threads: int) -> dict[str, 
     with tempfile.TemporaryDirectory(prefix="septet-bench-") as name:
         folder = Path(name)
         in_own_process("the weights", workload.write_weights, folder)
-        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
         for _ in range(visits):
             for candidate in workload.candidates:
                 done = in_own_process(candidate.name, visit, candidate, folder, threads)
@@ -108,14 +108,13 @@ def in_own_process(who: str, function: Callable[..., ResultT], *arguments: Any) 
         raise RuntimeError(f"the process for {who} was killed; is there enough memory?") from error
 
 
-def visit(candidate: Candidate, folder: Path, threads: int, calls: int = CALLS) -> Visit:
+def visit(candidate: Candidate, folder: Path, threads: int) -> Visit:
     """Load a candidate and time it; the whole life of one process.
 
     Args:
         candidate: Whom.
         folder: Where the weights are.
         threads: For torch and the kernels.
-        calls: How many are timed, after one that is not.
     """
     torch.set_num_threads(threads)
     for name in candidate.imports:
@@ -126,7 +125,7 @@ def visit(candidate: Candidate, folder: Path, threads: int, calls: int = CALLS) 
         is_reset = _reset_peak()
         outputs = [output.numpy() for output in loaded.result()]
         seconds = []
-        for _ in range(calls):
+        for _ in range(candidate.calls or CALLS):
             started = time.perf_counter()
             loaded.call()
             seconds.append((time.perf_counter() - started) / candidate.steps)

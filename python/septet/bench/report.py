@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from septet.bench.records import Memory, Record, Roofline, Speedup
+from septet.bench.records import Memory, Record, Speedup
 
 _TITLES = {
     "ops": "Scheduler steps and operators",
     "models": "Networks",
     "large": "Large networks",
     "cuda": "On a GPU",
+    "speech": "Speech",
 }
 _UNITS = {"copy": "GB/s", "fma": "GFLOP/s", "matmul": "GFLOP/s"}
 _LIMITS = {"copy": "copy", "fma": "FMA", "matmul": "matmul"}
@@ -67,8 +68,9 @@ and without what loading needs for a while; beside it as a multiple of the weigh
 divided by the largest value of that. The inputs of both are the same, already rounded to the dtype
 of the case. No speed-up is written without it. "-" marks a baseline that draws other random
 numbers, so that there is nothing to compare with.
-For large networks, where float64 would take too much memory, the first line of a case stands in for
-the exact result.
+For large networks and speech, where float64 would take too much memory or time, the first line of a
+case stands in for the exact result. In speech that is the original package itself, with the same
+weights and noise, in a process and folder of its own (`tools/install_originals.py`).
 
 **How close to the machine.** *Achieved* counts the bytes of all tensors that the call must read and
 write, whether or not an implementation moves more. *Of limit* is relative to a plain copy (torch's
@@ -76,7 +78,8 @@ write, whether or not an implementation moves more. *Of limit* is relative to a 
 its turns between the implementations, like one of them, and the cost of calling it counts. More
 than 100 % is possible where more is read than written, since stores cost more than loads. For
 networks, *achieved* counts the operations of matrix products and convolutions, and the limit is
-that of multiply-adds in registers.
+that of multiply-adds in registers. For speech it is the real-time factor instead: seconds of
+computation per second of sound.
 
 `eager` is septet with plain torch instead of its kernels (`SEPTET_BACKEND=eager`). In a `*.step`
 case, a scheduler object takes one step through its public `step` method, like a pipeline; those of
@@ -187,7 +190,7 @@ def _cells(record: Record) -> tuple[str, ...]:
         record.implementation,
         seconds_text(record.latency.p50),
         f"{100 * record.latency.spread:.0f} %",
-        _achieved(roofline),
+        _achieved(record),
         "" if roofline is None else f"{roofline.percent:.0f} % {_LIMITS[roofline.kind]}",
         error_text(record),
         _memory(record.memory),
@@ -195,7 +198,10 @@ def _cells(record: Record) -> tuple[str, ...]:
     )
 
 
-def _achieved(roofline: Roofline | None) -> str:
+def _achieved(record: Record) -> str:
+    if "audio_s" in record.case:
+        return f"{record.latency.p50 / record.case['audio_s']:.3g} RTF"
+    roofline = record.roofline
     return "" if roofline is None else f"{roofline.achieved / 1e9:.3g} {_UNITS[roofline.kind]}"
 
 

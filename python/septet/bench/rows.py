@@ -23,6 +23,7 @@ SUITES = {
     "models": ("model_rows",),
     "large": ("large_rows", "glide_rows"),
     "cuda": ("cuda_rows",),
+    "speech": ("speech_rows",),
 }
 #: What "all" stands for. The others take gigabytes and long: they are asked for by name.
 QUICK_SUITES = ("ops", "models")
@@ -93,6 +94,8 @@ class Candidate:
         is_baseline: Speed-ups of the others are over this one.
         steps: Evaluations of the network in a call; times are per evaluation.
         imports: Names (``"package:object"``) to import before the memory in use is first looked at.
+        calls: How many calls are timed in a process, after one that is not; None leaves it to
+            whoever measures.
     """
 
     name: str
@@ -100,6 +103,7 @@ class Candidate:
     is_baseline: bool = False
     steps: int = 1
     imports: tuple[str, ...] = ()
+    calls: int | None = None
 
 
 @dataclass(frozen=True)
@@ -128,12 +132,14 @@ class Row:
         name: Of the case.
         case: The same for the record: dtype, shape and whatever else matters.
         build: Makes it ready to run.
+        obstacle: Says what is missing to run it here, None if nothing is.
     """
 
     suite: str
     name: str
     case: dict[str, Any]
     build: Callable[[], Workload | SeparateWorkload]
+    obstacle: Callable[[], str | None] = lambda: None
 
 
 def select(suite: str = "all", pattern: str = "") -> list[Row]:

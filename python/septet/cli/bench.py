@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -21,8 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument(
         "--suite",
-        choices=("ops", "models", "large", "all"),
-        help="all (if not given) is ops and models; large has the networks of gigabytes",
+        choices=("ops", "models", "large", "speech", "all"),
+        help="all (if not given) is ops and models; large has the networks of gigabytes, speech "
+        "whole runs beside the original packages",
     )
     parser.add_argument(
         "--device",
@@ -34,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--filter", default="", metavar="REGEX", help="only cases whose name contains a match"
     )
     parser.add_argument("--list", action="store_true", help="only print the names of the cases")
+    parser.add_argument(
+        "--originals",
+        type=Path,
+        metavar="DIR",
+        help="where tools/install_originals.py put the packages that suite speech compares with",
+    )
     parser.add_argument("--threads", type=_count, help="torch's own number if not given")
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
@@ -42,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     length.add_argument(
         "--repeats",
         type=_count,
-        help="turns per implementation instead; 3 in suite large if not given",
+        help="turns per implementation instead; 3 in suites large and speech if not given",
     )
     parser.add_argument(
         "--from-json",
@@ -87,7 +95,7 @@ def run_bench(arguments: argparse.Namespace) -> None:
         if arguments.list:
             print("\n".join(row.name for row in chosen))
             return
-        records = _measure(chosen, arguments)
+        records = _measure(_without_obstacles(chosen, arguments.originals), arguments)
     if warning := report.unrest(records):
         print(f"septet: {warning}", file=sys.stderr)
     if arguments.json is not None:
@@ -108,9 +116,27 @@ def _cuda_suite(arguments: argparse.Namespace) -> str:
     return "cuda"
 
 
+def _without_obstacles(chosen: Sequence[Row], originals: Path | None) -> list[Row]:
+    """Say which rows cannot run here and why; return the others."""
+    from septet.bench.originals import ENVIRONMENT
+
+    if originals is not None:
+        os.environ[ENVIRONMENT] = str(originals)  # the processes that measure inherit it
+    ready = []
+    for row in chosen:
+        obstacle = row.obstacle()
+        if obstacle is None:
+            ready.append(row)
+        else:
+            print(f"septet: {row.name} skipped: {obstacle}", file=sys.stderr)
+    return ready
+
+
 def _measure(chosen: Sequence[Row], arguments: argparse.Namespace) -> list[Record]:
     from septet.bench import report, runner
 
+    if not chosen:
+        return []
     settings = runner.Settings.of(
         arguments.seconds, arguments.repeats, arguments.threads, _command(arguments)
     )
@@ -140,7 +166,7 @@ def _read(arguments: argparse.Namespace) -> list[Record]:
 def _command(arguments: argparse.Namespace) -> str:
     """Write the command line that measures the same."""
     words = ["septet", "bench"]
-    for name in ("suite", "filter", "threads", "repeats", "seconds"):
+    for name in ("suite", "filter", "originals", "threads", "repeats", "seconds"):
         value = getattr(arguments, name)
         if value not in (None, "") and not (name == "seconds" and arguments.repeats):
             words += [f"--{name}", str(value)]

@@ -87,6 +87,7 @@ class BDDMPipeline(DiffusionPipeline):
         *,
         config: Mapping[str, Any] | None = None,
         dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
         **components: Any,
     ) -> BDDMPipeline:
         """Load a vocoder from a file of the authors, ``DiffWave.pkl`` or ``DiffWave_GALR.pkl``.
@@ -95,6 +96,7 @@ class BDDMPipeline(DiffusionPipeline):
             file: A pickled file, read without running any code in it.
             config: Keys of the score network's configuration that its weights do not tell.
             dtype: Type of the weights, float32 if not given.
+            torch_dtype: The older name of ``dtype``.
             **components: Components to use instead of those in the file.
 
         Raises:
@@ -103,7 +105,7 @@ class BDDMPipeline(DiffusionPipeline):
         """
         check_names(components, cls.component_names, cls.__name__)
         path = Path(file)
-        kind = one_dtype(dtype, None)
+        kind = one_dtype(dtype, torch_dtype)
         needs_file = not {"diffwave", "schedule_network"} <= components.keys()
         found = read_single_file(path) if needs_file else {}
         if "diffwave" not in components:
