@@ -32,6 +32,7 @@ NVCC = [
 DYNAMIC_SHARED = {
     "attention_mma_kernel": "MmaAttention<{}>::kSharedBytes",
     "attention_fma_kernel": "FmaAttention<{}>::kSharedBytes",
+    "norm_slab_kernel": "kMostSlabBytes",
 }
 
 

@@ -101,6 +101,16 @@ inline int multiprocessor_count([[maybe_unused]] int device) {
 #endif
 }
 
+// How much dynamic shared memory a block may have, beside a few KiB of static one.
+inline std::int64_t dynamic_shared_limit([[maybe_unused]] int device) {
+#if defined(SEPTET_EMULATED)
+  return emulation::dynamic_shared_limit();
+#else
+  constexpr std::int64_t kStatic = 16 * 1024;
+  return device_attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>(device) - kStatic;
+#endif
+}
+
 // Whether the device has what launch/mma.cuh needs.
 inline bool has_async_tensor_cores([[maybe_unused]] int device) {
 #if defined(SEPTET_EMULATED)

@@ -29,22 +29,50 @@ __device__ __forceinline__ float pick_normal(const PhiloxBlock<std::uint32_t>& b
   return component % 2 ? cosine : sine;
 }
 
-// The normal of the element at `position` in memory.
-__device__ __forceinline__ float normal_at(const PhiloxArgs& args, std::int64_t row,
-                                           std::int64_t position) {
-  const std::int64_t element = logical_index(args.layout, position);
+__device__ __forceinline__ PhiloxBlock<std::uint32_t> philox_block(const PhiloxArgs& args,
+                                                                   std::int64_t row,
+                                                                   std::int64_t element,
+                                                                   std::uint32_t& component) {
   const std::int64_t stream = element / args.per_stream;
   const std::int64_t* pairs = args.pairs != nullptr ? args.pairs : args.inline_pairs;
   const auto seed = static_cast<std::uint64_t>(pairs[2 * stream]);
   const auto offset = static_cast<std::uint64_t>(pairs[2 * stream + 1] + row * args.increment);
   const PhiloxPlace place = philox_place(static_cast<std::uint64_t>(element % args.per_stream),
                                          offset, static_cast<std::uint64_t>(args.threads));
-  const PhiloxBlock<std::uint32_t> block = philox4x32<std::uint32_t>(
+  component = place.component;
+  return philox4x32<std::uint32_t>(
       {static_cast<std::uint32_t>(place.index), static_cast<std::uint32_t>(place.index >> 32),
        static_cast<std::uint32_t>(place.thread), static_cast<std::uint32_t>(place.thread >> 32)},
       static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32));
-  return args.threads != 0 ? pick_normal<CurandMath>(block, place.component)
-                           : pick_normal<PortableMath>(block, place.component);
+}
+
+// The normal of the element at `position` in memory.
+__device__ __forceinline__ float normal_at(const PhiloxArgs& args, std::int64_t row,
+                                           std::int64_t position) {
+  std::uint32_t component;
+  const PhiloxBlock<std::uint32_t> block =
+      philox_block(args, row, logical_index(args.layout, position), component);
+  return args.threads != 0 ? pick_normal<CurandMath>(block, component)
+                           : pick_normal<PortableMath>(block, component);
+}
+
+// Whether N neighbours in memory, N a multiple of 4, are the numbers of whole blocks of one stream.
+inline bool normals_come_in_packs(const PhiloxArgs& args, int n) {
+  return n % 4 == 0 && args.threads == 0 && !args.layout.channels_last && args.per_stream % n == 0;
+}
+
+// The normals of such neighbours: a quarter of the work that one element after the other takes.
+template <int N>
+__device__ __forceinline__ void normals_at(const PhiloxArgs& args, std::int64_t row,
+                                           std::int64_t first, float (&normals)[N]) {
+  static_assert(N % 4 == 0);
+  SEPTET_UNROLL
+  for (int i = 0; i < N; i += 4) {
+    std::uint32_t component;
+    const PhiloxBlock<std::uint32_t> block = philox_block(args, row, first + i, component);
+    box_muller<PortableMath>(block.x, block.y, normals[i], normals[i + 1]);
+    box_muller<PortableMath>(block.z, block.w, normals[i + 2], normals[i + 3]);
+  }
 }
 
 }  // namespace septet

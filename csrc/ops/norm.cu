@@ -1,13 +1,15 @@
-// Group normalisation on CUDA: one block per group of a sample, three reads of which the caches
-// serve two, one write.
-#include "functors/half.h"
-#include "launch/stream.cuh"
+// Group normalisation on CUDA: in one pass where a group fits into shared memory, else one block
+// per group, with three reads of which the caches serve two, and one write.
+//
+// 2 numel sizeof(T) bytes to and from memory in one pass, up to twice that otherwise, and about ten
+// floating-point operations per element, thirty more for SiLU or Mish. Bound by memory.
+#include <algorithm>
+
+#include "ops/norm_slab.cuh"
 #include "ops/norm_torch.h"
 
 namespace septet {
 namespace {
-
-constexpr int kBlock = 256;
 
 // Where element i of a group lies in its sample; the elements of a group are counted in memory
 // order. 32 bits, because 64-bit divisions are slow and samples are small (checked below).
@@ -30,13 +32,7 @@ __device__ __forceinline__ Element element_of(const NormArgs& args, unsigned gro
 }
 
 template <class T>
-__device__ __forceinline__ accumulator_t<T> value_or(const void* data, std::int64_t index,
-                                                     accumulator_t<T> otherwise) {
-  return data == nullptr ? otherwise : load_value(static_cast<const T*>(data) + index);
-}
-
-template <class T>
-__global__ void __launch_bounds__(kBlock) norm_kernel(const __grid_constant__ NormArgs args) {
+__global__ void __launch_bounds__(kNormBlock) norm_kernel(const __grid_constant__ NormArgs args) {
   using A = accumulator_t<T>;
   const Layout& layout = args.layout;
   const std::int64_t sample = blockIdx.x / static_cast<unsigned>(args.groups);
@@ -46,30 +42,41 @@ __global__ void __launch_bounds__(kBlock) norm_kernel(const __grid_constant__ No
   T* out = static_cast<T*>(args.out) + sample * layout.per_sample;
 
   A sum = 0;
-  for (unsigned i = threadIdx.x; i < length; i += kBlock) {
+  for (unsigned i = threadIdx.x; i < length; i += kNormBlock) {
     sum += load_value(input + element_of(args, group, i).place);
   }
   const A mean = block_sum(sum) / static_cast<A>(length);
   A squares = 0;
-  for (unsigned i = threadIdx.x; i < length; i += kBlock) {
+  for (unsigned i = threadIdx.x; i < length; i += kNormBlock) {
     const A difference = load_value(input + element_of(args, group, i).place) - mean;
     squares = fma(difference, difference, squares);
   }
   const Standard<A> standard =
       standard_of(mean, block_sum(squares) / static_cast<A>(length), static_cast<A>(args.eps));
 
-  for (unsigned i = threadIdx.x; i < length; i += kBlock) {
+  for (unsigned i = threadIdx.x; i < length; i += kNormBlock) {
     const auto [place, channel, pixel] = element_of(args, group, i);
-    const std::int64_t row = sample * args.scale_shift_stride + channel;
-    const Affine<A> affine = normalising_affine<A>(
-        standard, value_or<T>(args.weight, channel, 1), value_or<T>(args.bias, channel, 0),
-        value_or<T>(args.scale_shift, row, 0),
-        value_or<T>(args.scale_shift, row + layout.channels, 0));
+    const Affine<A> affine = channel_affine<T>(args, standard, sample, channel);
     A y = activate(args.activation, fma(load_value(input + place), affine.factor, affine.offset));
     if (args.mask != nullptr) {
       y *= load_value(static_cast<const T*>(args.mask) + sample * layout.spatial + pixel);
     }
     store_value(out + place, y);
+  }
+}
+
+template <class T>
+void launch_norm(const NormArgs& args, int device, cudaStream_t stream) {
+  constexpr int kPack = 16 / sizeof(T);
+  const std::int64_t most = std::min(kMostSlabBytes, dynamic_shared_limit(device));
+  NormSlab slab;
+  if (plan_slab(args, kPack, sizeof(T), most, slab)) {
+    launch(norm_slab_kernel<T, kPack>, slab.blocks, kNormBlock, slab.bytes, stream, args, slab);
+  } else if (plan_slab(args, 1, sizeof(T), most, slab)) {
+    launch(norm_slab_kernel<T, 1>, slab.blocks, kNormBlock, slab.bytes, stream, args, slab);
+  } else {
+    launch(norm_kernel<T>, static_cast<unsigned>(args.samples * args.groups), kNormBlock, 0, stream,
+           args);
   }
 }
 
@@ -79,17 +86,17 @@ void run_norm(const NormTensors& tensors) {
   require(args.layout.per_sample < (int64_t{1} << 31), "group_norm_act",
           "input may have at most 2**31 - 1 elements per sample on CUDA, got ",
           args.layout.per_sample);
-  const DeviceScope scope(tensors.input.device);
-  const auto blocks = static_cast<unsigned>(args.samples * args.groups);
+  const int device = tensors.input.device;
+  const DeviceScope scope(device);
   switch (tensors.input.dtype) {
     case Dtype::float64:
-      return launch(norm_kernel<double>, blocks, kBlock, 0, scope.stream(), args);
+      return launch_norm<double>(args, device, scope.stream());
     case Dtype::float16:
-      return launch(norm_kernel<float16>, blocks, kBlock, 0, scope.stream(), args);
+      return launch_norm<float16>(args, device, scope.stream());
     case Dtype::bfloat16:
-      return launch(norm_kernel<bfloat16>, blocks, kBlock, 0, scope.stream(), args);
+      return launch_norm<bfloat16>(args, device, scope.stream());
     default:
-      return launch(norm_kernel<float>, blocks, kBlock, 0, scope.stream(), args);
+      return launch_norm<float>(args, device, scope.stream());
   }
 }
 

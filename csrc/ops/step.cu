@@ -1,7 +1,10 @@
 // The sampler step on CUDA: a grid-stride loop over packs of up to 128 bits.
 //
-// Per element: reads of sample, model output and whatever else the row uses, one write; about
-// twenty floating-point operations. Bound by memory, or by launch latency for small samples.
+// Per element: one access each of sample, model output, result and whatever else the row uses, so
+// 3 sizeof(T) bytes for DDIM, 4 with a tensor of noise; about twenty floating-point operations, and
+// forty more (integer ones included) for noise drawn here. Bound by memory, or by launch latency
+// for small samples. Every tensor is accessed in packs of 128 bits, but for masks, learned
+// variances and noise in torch's layout.
 #include "launch/philox_cuda.cuh"
 #include "launch/stream.cuh"
 #include "ops/step_row.cuh"
@@ -69,20 +72,26 @@ __device__ __forceinline__ void load_special(const StepArgs& args, const StepFla
   }
 }
 
-// Noise drawn here is rounded to the storage type, as a noise tensor would have been. Only the
-// kernel for single elements draws: four Philox streams at once would spill registers.
-template <class T, int N>
+// Noise drawn here is rounded to the storage type, as a noise tensor would have been.
+template <class T, int N, bool kDraws>
 __device__ __forceinline__ void load_noise(const StepArgs& args, std::int64_t row,
                                            std::int64_t first, StepPack<T, N>& values) {
-  if constexpr (N == 1) {
-    if (args.noise == nullptr) {
+  if constexpr (!kDraws) {
+    load_flat<N>(static_cast<const T*>(args.noise) + first, values.z);
+  } else {
+    float normals[N];
+    if constexpr (N == 1) {
+      normals[0] = normal_at(args.philox, row, first);
+    } else {
+      normals_at(args.philox, row, first, normals);
+    }
+    SEPTET_UNROLL
+    for (int j = 0; j < N; ++j) {
       T rounded;
-      store_value(&rounded, static_cast<accumulator_t<T>>(normal_at(args.philox, row, first)));
-      values.z[0] = load_value(&rounded);
-      return;
+      store_value(&rounded, static_cast<accumulator_t<T>>(normals[j]));
+      values.z[j] = load_value(&rounded);
     }
   }
-  load_flat<N>(static_cast<const T*>(args.noise) + first, values.z);
 }
 
 template <class T>
@@ -90,7 +99,8 @@ __device__ __forceinline__ T* slot_at(const StepArgs& args, int slot) {
   return static_cast<T*>(args.slots[slot]);
 }
 
-template <class T, int N>
+// kDraws: noise comes from Philox, not from a tensor.
+template <class T, int N, bool kDraws>
 __global__ void __launch_bounds__(kBlock, kResident)
     step_kernel(const __grid_constant__ StepArgs args) {
   using A = accumulator_t<T>;
@@ -113,7 +123,7 @@ __global__ void __launch_bounds__(kBlock, kResident)
       const int slot = term < kStepTerms ? row.read_slots[term % kStepTerms] : row.base_slot;
       if (slot >= 0) load_flat<N>(slot_at<const T>(args, slot) + first, values.terms[term]);
     }
-    if (flags.noise) load_noise(args, index, first, values);
+    if (flags.noise) load_noise<T, N, kDraws>(args, index, first, values);
     SEPTET_UNROLL
     for (int j = 0; j < N; ++j) {
       load_special(args, flags, first + j, j, values);
@@ -127,11 +137,14 @@ __global__ void __launch_bounds__(kBlock, kResident)
   }
 }
 
-// Whether packs of N never straddle a run of the model output, every operand is aligned and no
-// noise has to be drawn.
+bool draws_noise(const StepArgs& args) {
+  return args.noise == nullptr && args.philox.streams > 0;
+}
+
+// Whether packs of N never straddle a run of the model output, and every operand is aligned.
 bool packs_fit(const StepArgs& args, int n, std::size_t bytes) {
   if (args.layout.numel % n != 0) return false;
-  if (args.noise == nullptr && args.philox.streams > 0) return false;
+  if (draws_noise(args) && !normals_come_in_packs(args.philox, n)) return false;
   if (args.output_block != args.block && args.block % n != 0) return false;
   const auto aligned = [bytes](const void* operand) {
     return reinterpret_cast<std::uintptr_t>(operand) % bytes == 0;
@@ -143,21 +156,25 @@ bool packs_fit(const StepArgs& args, int n, std::size_t bytes) {
          aligned(args.mu) && aligned(args.noise) && aligned(args.prev) && aligned(args.original);
 }
 
-template <class T, int N>
+template <class T, int N, bool kDraws>
 void launch_packs(const StepArgs& args, int device, cudaStream_t stream) {
   const std::int64_t packs = args.layout.numel / N;
-  launch(step_kernel<T, N>, grid_size(packs, kBlock, 64 * multiprocessor_count(device)), kBlock, 0,
-         stream, args);
+  launch(step_kernel<T, N, kDraws>, grid_size(packs, kBlock, 64 * multiprocessor_count(device)),
+         kBlock, 0, stream, args);
 }
 
 template <class T>
 void launch_step(const StepArgs& args, int device, cudaStream_t stream) {
   constexpr int kPack = 16 / sizeof(T);
-  if (packs_fit(args, kPack, 16)) {
-    launch_packs<T, kPack>(args, device, stream);
-  } else {
-    launch_packs<T, 1>(args, device, stream);
+  const bool packs = packs_fit(args, kPack, 16);
+  if (draws_noise(args)) {
+    if constexpr (kPack >= 4) {
+      if (packs) return launch_packs<T, kPack, true>(args, device, stream);
+    }
+    return launch_packs<T, 1, true>(args, device, stream);
   }
+  if (packs) return launch_packs<T, kPack, false>(args, device, stream);
+  launch_packs<T, 1, false>(args, device, stream);
 }
 
 void run_step(const StepTensors& tensors) {

@@ -30,6 +30,11 @@ int compute_capability() {
   return variable == nullptr ? 8 : std::atoi(variable);
 }
 
+std::int64_t dynamic_shared_limit() {
+  const char* const variable = std::getenv("SEPTET_EMULATOR_SHARED");
+  return 1024 * (variable == nullptr ? 80 : std::atoi(variable));
+}
+
 void* dynamic_shared_memory() {
   return emulator.dynamic_shared_memory();
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -92,3 +94,29 @@ def test_module_is_torch_modules_in_a_row(act_fn, modulated):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=f"^septet.group_norm_act: {message}"):
         group_norm_act(**{"input": X, "num_groups": 4, **arguments})
+
+
+# --- CUDA sources, in the emulator ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", ["80", "2", "0"])
+@pytest.mark.parametrize("seed", range(6))
+def test_slabs_of_any_shape(seed, shared, emulated_ops, monkeypatch):
+    """One pass, two where groups are too large for shared memory, packs or single elements."""
+    monkeypatch.setenv("SEPTET_EMULATOR_SHARED", shared)
+    draw = random.Random(seed)
+    groups, width = draw.choice([1, 4, 6, 32]), draw.choice([1, 2, 3, 8, 10])
+    shape = (draw.randint(1, 2), groups * width, draw.randint(1, 9), draw.randint(1, 40))
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) + 3
+    weight, bias = x.new_tensor([range(shape[1]), range(shape[1])]) / shape[1]
+    mask = (x[:, :1] > 3).float().contiguous()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for dtype in (torch.float32, torch.float16):
+            tensors = (t.to(dtype) for t in (x.contiguous(memory_format=layout), weight, bias))
+            own, weights, biases = tensors
+            options = {"activation": "silu", "mask": mask.to(dtype)}
+            wide = (own.double(), groups, weights.double(), biases.double(), 1e-3)
+            actual = group_norm_act(own, groups, weights, biases, 1e-3, **options)
+            exact = F.silu(F.group_norm(*wide))
+            error = (actual.double() - exact * mask).abs().max()
+            assert error < (5e-6 if dtype == torch.float32 else 5e-3)

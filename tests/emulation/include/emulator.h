@@ -82,6 +82,9 @@ void forget_operands();
 // The major number, 8 unless SEPTET_EMULATOR_CAPABILITY says otherwise.
 int compute_capability();
 
+// In bytes; 80 KiB unless SEPTET_EMULATOR_SHARED gives another number of KiB.
+std::int64_t dynamic_shared_limit();
+
 void* dynamic_shared_memory();
 
 // End the launch unless `address` is a multiple of `bytes`, or `index` is below `size`.

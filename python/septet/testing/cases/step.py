@@ -155,6 +155,11 @@ def _counter(g: torch.Generator, dtype: torch.dtype, shape: tuple[int, ...]) -> 
     return {"counter": torch.tensor([1]), "row": 0}
 
 
+def _captured(g: torch.Generator, dtype: torch.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Make what changes in a captured step: the row, and the noise by it."""
+    return {**_seeds(64, 0)(g, dtype, shape), **_counter(g, dtype, shape)}
+
+
 def _original(g: torch.Generator, dtype: torch.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
     return {"pred_original_sample": True}
 
@@ -236,6 +241,8 @@ CASES = [
     _case("device_counter", DDIM, _counter),
     _case("philox_per_sample", DDPM, _seeds(64, 0)),
     _case("philox_per_sample_channels_last", DDPM, _seeds(64, 0), channels_last=True),
+    _case("philox_whole_packs", DDPM, _seeds(64, 0), shape=(2, 3, 8, 8)),
+    _case("philox_device_counter", DDPM, _captured, shape=(2, 3, 8, 8)),
     _case("philox_torch_layout", DDPM, _seeds(4, 256), shape=(3, 5, 67), dtypes=_NO_DOUBLE),
     _case("one_element", DDPM, _noise, shape=(1, 1, 1, 1)),
     _case("one_channel", DDPM, _noise, shape=(3, 1, 5, 5)),
