@@ -70,6 +70,11 @@ def test_authors_file_with_one_network(oracle: Oracle, tmp_path: Path) -> None:
     expected = BDDMPipeline(oracle.score_network(), BDDMScheduler())
     mel = oracle["input.ref_spec"]
     assert torch.equal(run(pipe, mel), run(expected, mel))
+    for name in ("dtype", "torch_dtype"):
+        half = BDDMPipeline.from_single_file(
+            tmp_path / "DiffWave.pkl", config={"dilation_cycle": 3}, **{name: torch.float16}
+        )
+        assert half.dtype == torch.float16
     with pytest.raises(CheckpointError, match="no schedule network"):
         GALRModel.from_single_file(tmp_path / "DiffWave.pkl")
 
