@@ -10,29 +10,65 @@ for a block, so that one process can compare the two::
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 BACKENDS = ("fused", "eager")
 
 
-def _checked(name: str, source: str) -> str:
-    if name not in BACKENDS:
-        raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}, got {name!r}")
-    return name
+class Switch:
+    """One choice between implementations, for the whole process.
+
+    A plain attribute rather than a context variable: torch.compile can guard on it.
+
+    Args:
+        variable: The environment variable that decides for a process.
+        choices: The names that can be chosen.
+        default: The one where the variable is not set.
+
+    Attributes:
+        value: The name that is chosen now.
+
+    Raises:
+        ValueError: If the variable holds another name.
+    """
+
+    def __init__(self, variable: str, choices: Sequence[str], default: str) -> None:
+        self._choices = tuple(choices)
+        self.value = self._checked(os.environ.get(variable, default), variable)
+
+    def _checked(self, name: str, source: str) -> str:
+        if name not in self._choices:
+            raise ValueError(f"{source} must be one of {', '.join(self._choices)}, got {name!r}")
+        return name
+
+    @contextmanager
+    def using(self, name: str, source: str) -> Iterator[None]:
+        """Choose otherwise inside the block.
+
+        Args:
+            name: What to choose.
+            source: What the name is an argument of, for the message.
+
+        Raises:
+            ValueError: If the name is none of the choices.
+        """
+        previous, self.value = self.value, self._checked(name, source)
+        try:
+            yield
+        finally:
+            self.value = previous
 
 
-# A plain global rather than a context variable: torch.compile can guard on it.
-_backend = _checked(os.environ.get("SEPTET_BACKEND", "fused"), "SEPTET_BACKEND")
+_backend = Switch("SEPTET_BACKEND", BACKENDS, "fused")
 
 
 def current_backend() -> str:
     """Return ``"fused"`` or ``"eager"``."""
-    return _backend
+    return _backend.value
 
 
-@contextmanager
-def use_backend(name: str) -> Iterator[None]:
+def use_backend(name: str) -> AbstractContextManager[None]:
     """Run the ops of this process, inside the block, on the named backend.
 
     Args:
@@ -41,9 +77,4 @@ def use_backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: If the name is neither.
     """
-    global _backend
-    previous, _backend = _backend, _checked(name, "backend")
-    try:
-        yield
-    finally:
-        _backend = previous
+    return _backend.using(name, "backend")

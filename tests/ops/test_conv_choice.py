@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+
 import pytest
 
 from septet.ops import ConvLayer, chosen_convolution, conv_choice, use_convolution
@@ -12,9 +14,9 @@ PLAIN = ConvLayer((3, 3), (1, 1), (1, 1), 1, 32 * 32)
 @pytest.fixture(autouse=True)
 def _fast_kernels(monkeypatch):
     monkeypatch.setattr(conv_choice, "has_fast_kernels", lambda: True)
-    monkeypatch.setattr(conv_choice, "_choice", "auto")
     conv_choice._rule.cache_clear()
-    yield
+    with use_convolution("auto"):
+        yield
     conv_choice._rule.cache_clear()
 
 
@@ -48,10 +50,11 @@ def test_a_processor_without_multiply_add_leaves_all_to_torch(monkeypatch):
     assert chosen_convolution(PLAIN) == "torch"
 
 
-def test_unknown_names_are_refused():
+def test_unknown_names_are_refused(monkeypatch):
+    monkeypatch.setenv("SEPTET_CONV", "fft")
     with pytest.raises(ValueError, match=r"convolution must be one of auto, direct, .* got 'fft'"):
         use_convolution("fft").__enter__()
     with pytest.raises(
         ValueError, match=r"SEPTET_CONV must be one of auto, direct, winograd, torch"
     ):
-        conv_choice._checked("fft", "SEPTET_CONV")
+        runpy.run_path(conv_choice.__file__)

@@ -7,11 +7,11 @@ not suit a layer gives way to the next one: Winograd's to the direct one, and th
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import NamedTuple
+
+from septet.backend import Switch
 
 CHOICES = ("auto", "direct", "winograd", "torch")
 
@@ -39,18 +39,10 @@ class Layer(NamedTuple):
     outputs: int
 
 
-def _checked(name: str, source: str) -> str:
-    if name not in CHOICES:
-        raise ValueError(f"{source} must be one of {', '.join(CHOICES)}, got {name!r}")
-    return name
+_choice = Switch("SEPTET_CONV", CHOICES, "auto")
 
 
-# A plain global rather than a context variable: torch.compile can guard on it.
-_choice = _checked(os.environ.get("SEPTET_CONV", "auto"), "SEPTET_CONV")
-
-
-@contextmanager
-def use_convolution(name: str) -> Iterator[None]:
+def use_convolution(name: str) -> AbstractContextManager[None]:
     """Let one implementation compute the convolutions inside the block.
 
     Args:
@@ -59,17 +51,12 @@ def use_convolution(name: str) -> Iterator[None]:
     Raises:
         ValueError: If the name is none of them.
     """
-    global _choice
-    previous, _choice = _choice, _checked(name, "convolution")
-    try:
-        yield
-    finally:
-        _choice = previous
+    return _choice.using(name, "convolution")
 
 
 def chosen(layer: Layer) -> str:
     """Return "torch", or the name of an algorithm of :func:`septet.ops.conv2d`."""
-    return _rule(_choice, layer)
+    return _rule(_choice.value, layer)
 
 
 @cache
