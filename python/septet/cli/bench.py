@@ -164,9 +164,9 @@ def _read(arguments: argparse.Namespace) -> list[Record]:
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """Write the command line that measures the same."""
+    """Write the command line that measures the same; where files lie is no part of it."""
     words = ["septet", "bench"]
-    for name in ("suite", "filter", "originals", "threads", "repeats", "seconds"):
+    for name in ("suite", "filter", "threads", "repeats", "seconds"):
         value = getattr(arguments, name)
         if value not in (None, "") and not (name == "seconds" and arguments.repeats):
             words += [f"--{name}", str(value)]

@@ -106,8 +106,9 @@ def _parser() -> argparse.ArgumentParser:
         parents=[shared],
         help="generate handwritten digits and captioned emoji, and judge them",
         description="Generate handwritten digits with DDPM, DDIM and PNDM, and emoji from texts "
-        "with GLIDE. Write the pictures, compare the digits with real ones that no training has "
-        "seen and the emoji with those of 50 captions. Fails if one kind is much worse.",
+        "with latent diffusion and GLIDE. Write the pictures, compare the digits with real ones "
+        "that no training has seen and the emoji with those of 50 captions. Fails if one kind is "
+        "much worse.",
     )
     demo.add_argument("--output", type=Path, default=Path("out"), metavar="DIR")
     demo.add_argument("--only", choices=DEMO_PARTS, help="one part of it")
