@@ -21,7 +21,7 @@ class DeviceScope {
   explicit DeviceScope(int device) : guard_(device), device_(device) {}
   cudaStream_t stream() const {
     void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));
     return static_cast<cudaStream_t>(stream);
   }
 
