@@ -108,6 +108,9 @@ def _vocoder(arguments: argparse.Namespace, pipe: pipelines.GradTTSPipeline) -> 
     vocoder = pipelines.DiffusionPipeline.from_pretrained(
         folder, dtype=getattr(torch, arguments.dtype)
     )
+    if not isinstance(vocoder, pipelines.BDDMPipeline):
+        kind = type(vocoder).__name__
+        raise UsageError(f"--vocoder must be a folder of a BDDMPipeline, got a {kind}")
     vocoding.check_vocoder(vocoder, pipe.unet.config.n_feats)
     return vocoder
 
