@@ -52,7 +52,17 @@ ARROWS = {
         "sampling",
         "capture",
     },
-    "cli": {"pipelines", "schedulers", "models", "ops", "random", "checkpoints", "bench"},
+    "cli": {
+        "pipelines",
+        "schedulers",
+        "models",
+        "ops",
+        "random",
+        "checkpoints",
+        "text",
+        "audio",
+        "bench",
+    },
 }
 HEAVY = {
     "transformers",

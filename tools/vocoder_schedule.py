@@ -46,8 +46,9 @@ def moved(betas: list[float], spread: float, draw: random.Random) -> list[float]
     ratios = np.log(levels / (1 - levels))
     shift, slope = draw.gauss(0, spread), 1 + 0.1 * draw.gauss(0, spread)
     ratios = slope * ratios + shift + [draw.gauss(0, spread) / 3 for _ in betas]
-    levels = 1 / (1 + np.exp(-ratios))
-    candidate = (1 - levels / np.concatenate([[1.0], levels[:-1]])).tolist()
+    levels = 1 / (1 + np.exp(-np.sort(ratios)[::-1]))
+    # Some published betas differ by a few percent: without order hardly any try would be a schedule
+    candidate = np.sort(1 - levels / np.concatenate([[1.0], levels[:-1]])).tolist()
     increases = all(a < b for a, b in itertools.pairwise(candidate))
     return candidate if increases and 0 < candidate[0] and candidate[-1] < 1 else None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from septet import __version__
 
 SCHEDULERS = ("ddpm", "ddim", "pndm")
-DEMO_PARTS = ("digits", "emoji")
+DEMO_PARTS = ("digits", "emoji", "speech")
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -87,6 +87,10 @@ def _run_demo(arguments: argparse.Namespace) -> int:
         from septet.cli.text_demo import run_text_demos
 
         codes.append(run_text_demos(arguments.output, seed=arguments.seed))
+    if arguments.only in (None, "speech"):
+        from septet.cli.speech_demo import run_speech_demo
+
+        codes.append(run_speech_demo(arguments.output, seed=arguments.seed))
     return max(codes)
 
 
@@ -104,11 +108,12 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         parents=[shared],
-        help="generate handwritten digits and captioned emoji, and judge them",
-        description="Generate handwritten digits with DDPM, DDIM and PNDM, and emoji from texts "
-        "with latent diffusion and GLIDE. Write the pictures, compare the digits with real ones "
-        "that no training has seen and the emoji with those of 50 captions. Fails if one kind is "
-        "much worse.",
+        help="generate handwritten digits, captioned emoji and speech, and judge them",
+        description="Generate handwritten digits with DDPM, DDIM and PNDM, emoji from texts with "
+        "latent diffusion and GLIDE, and a spoken sentence with Grad-TTS and BDDM. Write pictures "
+        "and sound, compare the digits with real ones that no training has seen, the emoji with "
+        "those of 50 captions, and the sound with its spectrogram. Fails if one kind is much "
+        "worse.",
     )
     demo.add_argument("--output", type=Path, default=Path("out"), metavar="DIR")
     demo.add_argument("--only", choices=DEMO_PARTS, help="one part of it")
@@ -120,8 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         parents=[shared],
-        help="generate images from a checkpoint folder",
-        description="Generate images from a checkpoint folder in the layout of diffusers.",
+        help="generate images or speech from a checkpoint folder",
+        description="Generate images or speech from a checkpoint folder in the layout of "
+        "diffusers.",
     )
     _add_run_arguments(run)
 
@@ -146,9 +152,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run_arguments(run: argparse.ArgumentParser) -> None:
     run.add_argument(
-        "--model", type=Path, metavar="DIR", help="checkpoint folder (with --prompt: demo emoji)"
+        "--model",
+        type=Path,
+        metavar="DIR",
+        help="checkpoint folder (with --prompt: demo emoji; with --text: demo voice)",
     )
     run.add_argument("--prompt", help="what to draw, for text-to-image checkpoints")
+    run.add_argument("--text", help="what to say, for text-to-speech checkpoints")
+    run.add_argument("--vocoder", type=Path, metavar="DIR", help="checkpoint folder of a vocoder")
+    run.add_argument("--temperature", type=float, help="divides the first noise of speech")
+    run.add_argument("--length-scale", type=float, metavar="SCALE", help="above 1 speaks slower")
     run.add_argument("--negative-prompt", metavar="PROMPT", help="what not to draw")
     run.add_argument("--guidance-scale", type=float, metavar="SCALE", help="weight of the prompt")
     run.add_argument("--height", type=_positive, help="in pixels")
@@ -158,11 +171,12 @@ def _add_run_arguments(run: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("out"),
         metavar="PATH",
-        help="a .png file (a grid if there are several images), or a folder (default: out)",
+        help="a .png file (a grid if there are several images), a .wav file, or a folder "
+        "(default: out)",
     )
     run.add_argument("--scheduler", choices=SCHEDULERS, help="instead of the checkpoint's sampler")
     run.add_argument("--steps", type=_positive, help="the sampler's own number if not given")
-    run.add_argument("--batch", type=_positive, default=1, help="number of images (1)")
+    run.add_argument("--batch", type=_positive, default=1, help="number of images or readings (1)")
     run.add_argument("--seed", type=_seed, default=0)
     run.add_argument("--eta", type=float, help="noise of DDIM: 0 none, 1 as much as DDPM")
     run.add_argument("--device", default="cpu")
