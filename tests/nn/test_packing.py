@@ -21,14 +21,25 @@ def floats(*grants):
     return sum(packed_floats(shape, algorithm) for shape, algorithm in grants)
 
 
-def test_large_layers_leave_room_for_small_ones():
+def test_tiles_of_2x2_go_first_and_to_layers_of_few_channels():
     shapes = [LARGE, SMALL, LARGE]
-    everything = floats((LARGE, "winograd4"), (SMALL, "winograd4"), (LARGE, "winograd4"))
-    roomy = PackingBudget(shapes, everything)
-    assert [roomy.grant(i, "winograd4") for i in range(3)] == ["winograd4"] * 3
-    enough_for_small = floats((LARGE, "winograd2"), (SMALL, "winograd4"), (LARGE, "direct"))
-    tight = PackingBudget(shapes, enough_for_small)
-    assert [tight.grant(i, "winograd4") for i in range(3)] == ["winograd2", "winograd4", "direct"]
+
+    def answers(*algorithms):
+        limit = floats(*zip(shapes, algorithms, strict=True))
+        budget = PackingBudget(shapes, limit)
+        # whoever asks first
+        last = budget.grant(2, "winograd4")
+        return budget.grant(0, "winograd4"), budget.grant(1, "winograd4"), last
+
+    for expected in (
+        ("direct", "direct", "direct"),
+        ("direct", "winograd2", "direct"),
+        ("winograd2", "winograd2", "direct"),
+        ("winograd2", "winograd2", "winograd2"),
+        ("winograd2", "winograd4", "winograd2"),
+        ("winograd4", "winograd4", "winograd4"),
+    ):
+        assert answers(*expected) == expected
 
 
 def test_an_answer_is_kept_and_a_second_algorithm_is_granted_where_there_is_room():
@@ -38,14 +49,14 @@ def test_an_answer_is_kept_and_a_second_algorithm_is_granted_where_there_is_room
         assert [budget.grant(0, "winograd4") for _ in range(2)] == ["winograd4"] * 2
     assert tight.grant(0, "winograd2") == tight.grant(0, "direct") == "winograd4"
     assert roomy.grant(0, "winograd2") == "winograd2"
-    assert roomy.grant(0, "direct") in ("winograd4", "winograd2")
+    assert roomy.grant(0, "direct") == "winograd4"
 
 
 def test_large_networks_take_little_more_than_their_smallest_packing():
     shape = (1024, 1024, 3, 3)
     count = packed_floats(shape, "direct")
     assert packing_limit([shape], count, None) == int(2.5 * count)
-    assert packing_limit([shape] * 40, 40 * count, None) <= 1.1 * 40 * count
+    assert packing_limit([shape] * 40, 40 * count, None) <= 1.15 * 40 * count
     assert packing_limit([shape] * 40, 40 * count, None, factor=3.0) == 120 * count
 
 
