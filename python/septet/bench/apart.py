@@ -57,7 +57,8 @@ class Visit:
     Attributes:
         seconds: Per evaluation of the network, of each call.
         outputs: Arrays, since a tensor would be shared with a process that ends.
-        peak_bytes: The most memory in use, beyond what the process had after its imports.
+        peak_bytes: The most memory in use, beyond what the process had after its imports: pages
+            of its own and those of mapped files alike, as far as they are in memory (VmHWM).
     """
 
     seconds: list[float]

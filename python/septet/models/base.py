@@ -28,7 +28,8 @@ from septet.checkpoints.hub import model_files
 from septet.checkpoints.weights import STEMS
 from septet.config import brief
 from septet.errors import CheckpointError
-from septet.nn.conv import channels_last_on_cpu, share_packing
+from septet.memory import is_mapped, release
+from septet.nn.conv import channels_last_on_cpu, is_plain, share_packing
 
 if TYPE_CHECKING:
     import os
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 ModelT = TypeVar("ModelT", bound="PretrainedModel")
 
 CONFIG_NAME = "config.json"
+#: Weights of fewer bytes are copied out of their file: pages are given back as a whole.
+SMALLEST_MAPPED = 1 << 20
 
 
 class PretrainedModel(nn.Module):
@@ -237,14 +240,30 @@ class PretrainedModel(nn.Module):
         """Use weights from a file, once they are known to suit, and get ready to sample."""
         tensors = conversion(type(self).__name__).finish(tensors, self.config, path)
         match_keys(self.state_dict(), tensors, path)
-        # Copied in any case: then the weights are aligned for vector loads, which a file does not
-        # promise, and no longer depend on the file.
-        copies = {
-            key: tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
-            for key, tensor in tensors.items()
-        }
-        self.load_state_dict(copies, assign=True)
+        self.load_state_dict(self._own(tensors, dtype), assign=True)
         return self.eval().requires_grad_(False)
+
+    def _own(self, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Copy weights out of their file, but for those that will be packed: they stay mapped.
+
+        Copies are aligned for vector loads, which a file does not promise, so that products of
+        matrices do not depend on it; packing reads number by number. A copy gives the file's pages
+        back at once, so that loading never has everything twice.
+        """
+        packable = {f"{name}.weight" for name, layer in self.named_modules() if is_plain(layer)}
+        weights = {}
+        for key, tensor in tensors.items():
+            mapped = is_mapped(tensor)
+            if mapped and key in packable and _can_stay(tensor, dtype):
+                # a storage of its own: that of the file would be pickled and copied as a whole
+                weights[key] = torch.from_numpy(tensor.detach().numpy())
+                continue
+            weights[key] = tensor.detach().to(
+                dtype, copy=True, memory_format=torch.contiguous_format
+            )
+            if mapped:
+                release(tensor)
+        return weights
 
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, variant: str | None = None
@@ -262,6 +281,12 @@ class PretrainedModel(nn.Module):
         stem = STEMS[self.file_styles[0]][".safetensors"]
         write_tensors(path / weights_name(variant, stem=stem), self.state_dict())
         write_json(path / CONFIG_NAME, {"_class_name": type(self).__name__, **self.config})
+
+
+def _can_stay(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Tell whether a mapped tensor can serve as it is; only float32 is ever packed."""
+    is_large = tensor.nbytes >= SMALLEST_MAPPED
+    return is_large and tensor.dtype == dtype == torch.float32 and tensor.is_contiguous()
 
 
 def _read_config(root: Path, subfolder: str | None) -> dict[str, Any]:

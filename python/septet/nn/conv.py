@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from septet.backend import current_backend
-from septet.nn.packing import PackingBudget
+from septet.memory import available_bytes, release
+from septet.nn.packing import PackingBudget, packing_limit
 from septet.ops import ConvLayer, chosen_convolution, conv2d, pack_conv2d
 
 if TYPE_CHECKING:
@@ -157,9 +158,20 @@ class Conv2d(nn.Conv2d):
             granted: str | None = algorithm
             if self._budget is not None:
                 granted = self._budget.grant(self._budget_key, algorithm)
-            pack = None if granted is None else pack_conv2d(self.weight, granted)
-            self._packs[algorithm] = pack
+            self._packs[algorithm] = self._packed_as(granted)
         return self._packs[algorithm]
+
+    def _packed_as(self, algorithm: str | None) -> PackedWeight | None:
+        """Return the weights packed for one algorithm, which may serve in place of another."""
+        assert self._packs is not None
+        for pack in self._packs.values():
+            if pack is not None and pack.algorithm == algorithm:
+                return pack
+        if algorithm is None:
+            return None
+        pack = pack_conv2d(self.weight, algorithm)
+        release(self.weight)
+        return pack
 
     def _packed_convolution(
         self, input: Tensor, bias: Tensor | None, residual: Tensor | None
@@ -184,6 +196,7 @@ class Conv2d(nn.Conv2d):
                 weight.detach(), self.padding, self.stride, self.dilation, self.groups
             )
             self._packed_from = source
+            release(weight)
         return self._packed
 
 
@@ -191,7 +204,8 @@ def share_packing(network: nn.Module) -> PackingBudget:
     """Let the convolutions of a network share one budget for their packed weights."""
     layers = [module for module in network.modules() if type(module) is Conv2d]
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    budget = PackingBudget([tuple(layer.weight.shape) for layer in layers], parameters)
+    shapes = [tuple(layer.weight.shape) for layer in layers]
+    budget = PackingBudget(shapes, packing_limit(shapes, parameters, available_bytes()))
     for key, layer in enumerate(layers):
         layer._budget, layer._budget_key = budget, key
         layer._packs = None
