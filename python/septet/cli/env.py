@@ -17,7 +17,7 @@ from septet.backend import current_backend
 from septet.errors import LibraryError
 from septet.ops import _library
 
-_PACKAGES = ("torch", "numpy", "safetensors", "Pillow", "transformers", "diffusers")
+_PACKAGES = ("numpy", "safetensors", "Pillow", "transformers", "diffusers")
 
 
 def environment() -> dict[str, Any]:
@@ -25,6 +25,8 @@ def environment() -> dict[str, Any]:
     return {
         "septet": septet.__version__,
         "python": platform.python_version(),
+        # names the build too, unlike the metadata of the package
+        "torch": torch.__version__,
         **{name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "cpu": _cpu_name(),
