@@ -145,7 +145,8 @@ void attention(const py::array& query, const py::array& key, const py::array& va
                              {out, op, "out", true}};
   const AttentionTensors tensors{views[0].view, views[1].view, views[2].view, views[3].view,
                                  views[4].view, views[5].view, views[6].view, scale};
-  const AttentionArgs args = plan_attention(tensors);
+  AttentionArgs args = plan_attention(tensors);
+  args.task_rows = attention_task_rows(args, 1);
   const AttentionRange range = SEPTET_CALL_ISA(attention_range, tensors.query.dtype);
   const py::gil_scoped_release release;
   range(args, 0, attention_tasks(args));

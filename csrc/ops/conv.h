@@ -226,6 +226,12 @@ struct EqualParts {
 
   HOST_DEVICE EqualParts(int64_t count_, int64_t most)
       : count(count_), parts((count_ + most - 1) / most) {}
+  // So many parts, however long.
+  static HOST_DEVICE EqualParts of(int64_t count, int64_t parts) {
+    EqualParts result(count, 1);
+    result.parts = parts;
+    return result;
+  }
   HOST_DEVICE int64_t begin(int64_t part) const {
     const int64_t length = count / parts, longer = count % parts;
     return part * length + (part < longer ? part : longer);

@@ -98,7 +98,7 @@ CASES = [
             _case(f"{algorithm}_unpadded", (1, 16, 6, 5), 24, algorithm, padding=(0, 0)),
             _case(f"{algorithm}_wide_padding", (1, 8, 4, 3), 16, algorithm, padding=(2, 3)),
             _case(f"{algorithm}_upscaled", (1, 8, 5, 6), 16, algorithm, upscale=2),
-            _case(f"{algorithm}_many_tiles", (2, 16, 33, 34), 4, algorithm),
+            _case(f"{algorithm}_many_tiles", (2, 16, 57, 58), 4, algorithm),
             _packing("odd", (11, 5, 3, 3), algorithm),
             _packing("whole_groups", (32, 16, 3, 3), algorithm),
         )
