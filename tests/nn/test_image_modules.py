@@ -21,6 +21,7 @@ from septet.nn import (
     activation,
     sinusoidal_embedding,
 )
+from septet.ops import use_convolution
 
 OPTIONS = ResnetOptions(temb_channels=6, groups=2, eps=1e-5, act_fn="silu")
 
@@ -113,6 +114,24 @@ def test_resnet_block_resamples_both_branches() -> None:
     assert down.conv_shortcut is not None
     expected = down.conv_shortcut(F.avg_pool2d(sample, 2))
     torch.testing.assert_close(down(sample, time), expected)
+
+
+@pytest.mark.parametrize(
+    ("parts", "width"), [((32, 16), 16), ((24, 24), 16), ((8, 8), 16)], ids=str
+)
+@pytest.mark.parametrize("choice", ["auto", "direct", "torch"])
+def test_resnet_block_reads_a_state_beside_the_sample(
+    parts: tuple[int, int], width: int, choice: str
+) -> None:
+    options = ResnetOptions(temb_channels=4, groups=4, eps=1e-5, act_fn="silu")
+    block = ResnetBlock2D(sum(parts), width, options).requires_grad_(False)
+    sample, state = (
+        torch.randn(2, part, 6, 6).contiguous(memory_format=torch.channels_last) for part in parts
+    )
+    time = torch.randn(1, width)
+    with use_convolution(choice):
+        together = block(torch.cat([sample, state], dim=1), time)
+        assert torch.equal(block(sample, time, state), together)
 
 
 def test_attention_against_its_definition() -> None:

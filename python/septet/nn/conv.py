@@ -63,6 +63,7 @@ class Conv2d(nn.Conv2d):
         residual: Tensor | None = None,
         shift: Tensor | None = None,
         upscale: int = 1,
+        rest: Tensor | None = None,
     ) -> Tensor:
         """Convolve, then add.
 
@@ -71,10 +72,13 @@ class Conv2d(nn.Conv2d):
             residual: Added to the result, of its shape; left unchanged.
             shift: ``[1, out_channels]`` or ``[B, out_channels]``, added to every pixel.
             upscale: 2 repeats every pixel of the input in both directions first.
+            rest: ``[B, C', H, W]``, further channels behind those of ``input``.
 
         Returns:
             ``[B, out_channels, H', W']``.
         """
+        if rest is not None and not self.reads_both(input, rest):
+            input, rest = torch.cat([input, rest], dim=1), None
         if self.infers(input, residual):
             packed = self._pack_for(input, upscale)
             if packed is not None:
@@ -88,7 +92,10 @@ class Conv2d(nn.Conv2d):
                     shift=shift,
                     residual=residual,
                     upscale=upscale,
+                    rest=rest,
                 )
+        if rest is not None:
+            input = torch.cat([input, rest], dim=1)
         if upscale != 1:
             input = F.interpolate(input, scale_factor=float(upscale), mode="nearest")
         return self._torch_convolution(input, residual, shift)
@@ -112,6 +119,15 @@ class Conv2d(nn.Conv2d):
     def can_pack(self, input: Tensor, residual: Tensor | None = None) -> bool:
         """Tell whether oneDNN serves this call; every other one takes the ordinary way."""
         return HAS_ONEDNN and self.infers(input, residual)
+
+    def reads_both(self, input: Tensor, rest: Tensor) -> bool:
+        """Tell whether the channels of two tensors need not be concatenated first."""
+        return (
+            input.shape[1] % 16 == rest.shape[1] % 16 == 0
+            and self.infers(input)
+            and self.infers(rest)
+            and self.algorithm(input) == "direct"
+        )
 
     def algorithm(self, input: Tensor, upscale: int = 1) -> str:
         """Return who computes this call in inference on the CPU.

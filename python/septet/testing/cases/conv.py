@@ -26,6 +26,7 @@ def _case(
     shift: int | None = None,
     residual: bool = False,
     contiguous: bool = False,
+    rest: int = 0,
     **geometry: Any,
 ) -> OpCase:
     def inputs(dtype: torch.dtype) -> dict[str, Any]:
@@ -38,6 +39,9 @@ def _case(
             "padding": (kernel[0] // 2, kernel[1] // 2),
             **geometry,
         }
+        if rest:
+            # the last channels, in memory of their own
+            arguments["input"], arguments["rest"] = torch.split(x, [shape[1] - rest, rest], dim=1)
         if bias:
             arguments["bias"] = torch.randn(out_channels, generator=g)
         if shift is not None:
@@ -89,6 +93,9 @@ CASES = [
     _case("no_bias", (1, 6, 5, 5), 8, bias=False),
     _case("upscaled", (2, 16, 5, 4), 16, upscale=2),
     _case("empty", (0, 6, 5, 5), 8),
+    _case("rest", (2, 48, 6, 7), 40, kernel=(1, 1), rest=16, residual=True),
+    _case("rest_of_taps", (2, 80, 9, 8), 20, rest=48, stride=(2, 2)),
+    _case("rest_many_rows", (2, 32, 17, 16), 16, kernel=(1, 1), rest=16),
     *(
         row
         for algorithm in ("winograd2", "winograd4")
