@@ -42,12 +42,13 @@ struct ConvArgs {
   const float* weight = nullptr;    // packed
   const float* bias = nullptr;      // [K]
   const float* shift = nullptr;     // [N or 1, K]
-  const float* residual = nullptr;  // as out
+  const float* residual = nullptr;  // as out, or of half its height and width
   float* out = nullptr;             // [N, H', W', K]
   int64_t shift_stride = 0;
   int64_t samples = 0, input_channels = 0, channels = 0, out_channels = 0;
   ConvAxis y, x;
-  int upscale = 1;  // every pixel of the input counts so often in both directions
+  int upscale = 1;           // every pixel of the input counts so often in both directions
+  int residual_upscale = 1;  // the same of the residual
   int algorithm = kDirect;
   int64_t tile = 1;  // outputs of a row of the product, in each direction
   int64_t tiles_y = 0, tiles_x = 0;
@@ -180,6 +181,23 @@ inline const float* plan_conv_shift(const char* op, const TensorView& shift, Con
   return static_cast<const float*>(shift.data);
 }
 
+// Of the shape of the result, or half as high and wide.
+inline void plan_conv_residual(const char* op, const ConvTensors& t, ConvArgs& args) {
+  if (!t.residual.present) return;
+  const bool dense = t.residual.dim == 4 && is_channels_last(t.residual);
+  const auto matches = [&](int64_t scale) {
+    for (int i = 0; i < 4; ++i) {
+      if (t.residual.size(i) * (i < 2 ? 1 : scale) != t.out.size(i)) return false;
+    }
+    return true;
+  };
+  args.residual_upscale = dense && matches(2) ? 2 : 1;
+  require(dense && matches(args.residual_upscale), op,
+          "residual must match out in shape and layout, got ", shape_text(t.residual), " and ",
+          shape_text(t.out));
+  args.residual = static_cast<const float*>(t.residual.data);
+}
+
 // Checks everything; throws std::invalid_argument.
 inline ConvArgs plan_conv(const ConvTensors& t) {
   const char* op = "conv2d";
@@ -221,16 +239,10 @@ inline ConvArgs plan_conv(const ConvTensors& t) {
           op, "bias must hold one value for each of ", args.out_channels, " channels, got ",
           shape_text(t.bias));
   args.shift = plan_conv_shift(op, t.shift, args);
-  if (t.residual.present) {
-    bool same = t.residual.dim == 4 && is_channels_last(t.residual);
-    for (int i = 0; same && i < 4; ++i) same = t.residual.size(i) == t.out.size(i);
-    require(same, op, "residual must match out in shape and layout, got ", shape_text(t.residual),
-            " and ", shape_text(t.out));
-  }
+  plan_conv_residual(op, t, args);
   args.input = static_cast<const float*>(t.input.data);
   args.weight = static_cast<const float*>(t.weight.data);
   args.bias = static_cast<const float*>(t.bias.data);
-  args.residual = static_cast<const float*>(t.residual.data);
   args.out = static_cast<float*>(t.out.data);
   return args;
 }

@@ -158,6 +158,7 @@ class Finish {
   void store(const Place& place, Floats (&values)[kParts]) const {
     const int64_t pixel = (place.sample * args_.y.out + place.y) * args_.x.out + place.x;
     const int64_t at = pixel * args_.out_channels + channel_;
+    const float* const residual = residual_at(place, at);
     const float* const shift = args_.shift + place.sample * args_.shift_stride + channel_;
     if (count_ == kGroup) {
       SEPTET_UNROLL
@@ -166,7 +167,7 @@ class Finish {
         const int64_t i = v * kLanes;
         if (args_.bias != nullptr) value = value + Floats::load(args_.bias + channel_ + i);
         if (args_.shift != nullptr) value = value + Floats::load(shift + i);
-        if (args_.residual != nullptr) value = value + Floats::load(args_.residual + at + i);
+        if (residual != nullptr) value = value + Floats::load(residual + i);
         value.store(args_.out + at + i);
       }
       return;
@@ -178,12 +179,21 @@ class Finish {
       float value = lanes[i];
       if (args_.bias != nullptr) value += args_.bias[channel_ + i];
       if (args_.shift != nullptr) value += shift[i];
-      if (args_.residual != nullptr) value += args_.residual[at + i];
+      if (residual != nullptr) value += residual[i];
       args_.out[at + i] = value;
     }
   }
 
  private:
+  HOST_DEVICE const float* residual_at(const Place& place, int64_t at) const {
+    if (args_.residual == nullptr || args_.residual_upscale == 1) {
+      return args_.residual == nullptr ? nullptr : args_.residual + at;
+    }
+    const int64_t row = place.sample * (args_.y.out / 2) + place.y / 2;
+    const int64_t pixel = row * (args_.x.out / 2) + place.x / 2;
+    return args_.residual + pixel * args_.out_channels + channel_;
+  }
+
   const ConvArgs& args_;
   const int64_t channel_, count_;
 };

@@ -103,6 +103,22 @@ def test_upsample_repeats_pixels() -> None:
     assert torch.equal(layer(sample), layer.conv(doubled))
 
 
+@pytest.mark.parametrize("width", [4, 6])
+@pytest.mark.parametrize("choice", ["auto", "direct", "torch"])
+def test_resnet_block_doubles_both_branches(width: int, choice: str) -> None:
+    block = ResnetBlock2D(4, width, OPTIONS, resample="up").requires_grad_(False)
+    sample, time = torch.randn(2, 4, 4, 6), torch.randn(1, width)
+
+    def double(image: torch.Tensor) -> torch.Tensor:
+        return image.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+    shortcut = block.conv_shortcut or nn.Identity()
+    hidden = block.conv1(double(block.norm1(sample))) + time[:, :, None, None]
+    expected = block.conv2(block.norm2(hidden)) + shortcut(double(sample))
+    with use_convolution(choice):
+        torch.testing.assert_close(block(sample, time), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_resnet_block_resamples_both_branches() -> None:
     up = ResnetBlock2D(4, 6, OPTIONS, resample="up")
     down = ResnetBlock2D(4, 6, OPTIONS, resample="down")

@@ -69,7 +69,8 @@ class Conv2d(nn.Conv2d):
 
         Args:
             input: ``[B, in_channels, H, W]``.
-            residual: Added to the result, of its shape; left unchanged.
+            residual: Added to the result, of its shape or half as high and wide: then every pixel
+                of it is repeated in both directions. Left unchanged.
             shift: ``[1, out_channels]`` or ``[B, out_channels]``, added to every pixel.
             upscale: 2 repeats every pixel of the input in both directions first.
             rest: ``[B, C', H, W]``, further channels behind those of ``input``.
@@ -96,6 +97,10 @@ class Conv2d(nn.Conv2d):
                 )
         if rest is not None:
             input = torch.cat([input, rest], dim=1)
+        if residual is not None:
+            size = self.output_size(input, upscale)
+            if tuple(residual.shape[2:]) != size:
+                residual = F.interpolate(residual, size=size, mode="nearest")
         if upscale != 1:
             input = F.interpolate(input, scale_factor=float(upscale), mode="nearest")
         return self._torch_convolution(input, residual, shift)
@@ -135,13 +140,18 @@ class Conv2d(nn.Conv2d):
         Returns:
             "torch", or the name of an algorithm of :func:`septet.ops.conv2d`.
         """
-        outputs = 1
+        height, width = self.output_size(input, upscale)
+        kernel, stride, dilation = self.kernel_size, self.stride, self.dilation
+        return chosen_convolution(ConvLayer(kernel, stride, dilation, self.groups, height * width))
+
+    def output_size(self, input: Tensor, upscale: int = 1) -> tuple[int, int]:
+        """Return height and width of the result."""
+        sizes = []
         for axis in (0, 1):
             size = input.shape[2 + axis] * upscale + 2 * int(self.padding[axis])
             reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
-            outputs *= (size - reach) // self.stride[axis] + 1
-        kernel, stride, dilation = self.kernel_size, self.stride, self.dilation
-        return chosen_convolution(ConvLayer(kernel, stride, dilation, self.groups, outputs))
+            sizes.append((size - reach) // self.stride[axis] + 1)
+        return sizes[0], sizes[1]
 
     def infers(self, input: Tensor, residual: Tensor | None = None) -> bool:
         """Tell whether packed weights can serve: float32 on the CPU, and no gradients."""

@@ -123,9 +123,13 @@ class GlideResBlock(nn.Module):
         )
         if state is not None and not reads_both:
             sample, state = torch.cat([sample, state], dim=1), None
-        hidden = convolve_in(resample(norm_in(sample, rest=state)))
-        hidden = dropout(norm(hidden, time))
-        residual = shortcut(sample, rest=state) if reads_both else shortcut(resample(sample))
+        hidden = norm_in(sample, rest=state)
+        upscale = 2 if isinstance(resample, nn.Upsample) else 1
+        if upscale == 1:
+            hidden, sample = resample(hidden), resample(sample)
+        hidden = dropout(norm(convolve_in(hidden, upscale=upscale), time))
+        # of half the size where the resolution doubles; a 1x1 shortcut gives the same before
+        residual = shortcut(sample, rest=state) if reads_both else shortcut(sample)
         result: Tensor = convolve(hidden, residual=residual)
         return result
 

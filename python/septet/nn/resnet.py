@@ -92,13 +92,15 @@ class ResnetBlock2D(nn.Module):
         if state is not None and not self._reads_both(sample, state):
             sample, state = torch.cat([sample, state], dim=1), None
         hidden = self.norm1(sample, rest=state)
-        if self.resample is not None:
-            hidden, sample = self._resample(hidden), self._resample(sample)
+        upscale = 2 if self.resample == "up" else 1
+        if self.resample == "down":
+            hidden, sample = (F.avg_pool2d(x, kernel_size=2) for x in (hidden, sample))
         # One name, so that each tensor is freed as soon as the next one is there.
-        hidden = self.conv1(hidden, shift=None if self.scale_shift else time)
+        hidden = self.conv1(hidden, shift=None if self.scale_shift else time, upscale=upscale)
         hidden = self.norm2(hidden, time if self.scale_shift else None)
         if self.conv_shortcut is not None:
             sample = self.conv_shortcut(sample, rest=state)
+        # of half the size where the resolution doubles; a 1x1 shortcut gives the same before
         total: Tensor = self.conv2(hidden, residual=sample)
         return total if self.output_scale_factor == 1 else total / self.output_scale_factor
 
@@ -109,8 +111,3 @@ class ResnetBlock2D(nn.Module):
             and isinstance(shortcut, Conv2d)
             and shortcut.reads_both(sample, state)
         )
-
-    def _resample(self, sample: Tensor) -> Tensor:
-        if self.resample == "up":
-            return F.interpolate(sample, scale_factor=2.0, mode="nearest")
-        return F.avg_pool2d(sample, kernel_size=2)

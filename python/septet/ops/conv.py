@@ -101,7 +101,8 @@ def conv2d(
         padding: Zeros on both sides.
         dilation: Distance between taps.
         shift: ``[1 or B, out_channels]``, added to every pixel.
-        residual: Of the shape of the result.
+        residual: Of the shape of the result, or half as high and wide: then every pixel of it is
+            repeated in both directions.
         upscale: 2 repeats every pixel of the input in both directions first.
         rest: ``[B, C', H, W]``, further channels behind those of ``input``, as if the two had been
             concatenated; for the direct algorithm and multiples of 16 channels in both.

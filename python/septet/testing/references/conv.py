@@ -38,6 +38,8 @@ def conv2d(
     )
     if shift is not None:
         hidden = hidden + shift[:, :, None, None]
+    if residual is not None and residual.shape != hidden.shape:
+        residual = F.interpolate(residual, scale_factor=2.0, mode="nearest")
     return hidden if residual is None else hidden + residual
 
 
