@@ -118,17 +118,21 @@ void mt19937_normal(const py::array& out, const py::array& state) {
   draw_mt19937(args, [](int64_t count, const auto& range) { range(int64_t{0}, count); });
 }
 
-void group_norm_act(const py::array& input, int64_t num_groups, const OptionalArray& weight,
-                    const OptionalArray& bias, double eps, int64_t activation,
-                    const OptionalArray& scale_shift, const OptionalArray& mask,
+void group_norm_act(const py::array& input, const OptionalArray& rest, int64_t num_groups,
+                    const OptionalArray& weight, const OptionalArray& bias, double eps,
+                    int64_t activation, const OptionalArray& scale_shift, const OptionalArray& mask,
                     const py::array& out) {
   const char* op = "group_norm_act";
-  const NumpyView views[] = {{input, op, "input"}, {weight, op, "weight"},
-                             {bias, op, "bias"},   {scale_shift, op, "scale_shift"},
-                             {mask, op, "mask"},   {out, op, "out", true}};
-  const NormTensors tensors{views[0].view, views[1].view, views[2].view,
-                            views[3].view, views[4].view, views[5].view,
-                            num_groups,    eps,           activation};
+  const NumpyView views[] = {{input, op, "input"},
+                             {rest, op, "rest"},
+                             {weight, op, "weight"},
+                             {bias, op, "bias"},
+                             {scale_shift, op, "scale_shift"},
+                             {mask, op, "mask"},
+                             {out, op, "out", true}};
+  const NormTensors tensors{views[0].view, views[1].view, views[2].view, views[3].view,
+                            views[4].view, views[5].view, views[6].view, num_groups,
+                            eps,           activation};
   const NormArgs args = plan_norm(tensors);
   const NormKernels kernels = SEPTET_CALL_ISA(norm_kernels, tensors.input.dtype);
   const py::gil_scoped_release release;
@@ -145,7 +149,8 @@ void attention(const py::array& query, const py::array& key, const py::array& va
                              {out, op, "out", true}};
   const AttentionTensors tensors{views[0].view, views[1].view, views[2].view, views[3].view,
                                  views[4].view, views[5].view, views[6].view, scale};
-  const AttentionArgs args = plan_attention(tensors);
+  AttentionArgs args = plan_attention(tensors);
+  args.task_rows = attention_task_rows(args, 1);
   const AttentionRange range = SEPTET_CALL_ISA(attention_range, tensors.query.dtype);
   const py::gil_scoped_release release;
   range(args, 0, attention_tasks(args));
@@ -204,18 +209,18 @@ void threshold_quantile(const py::array& sample, const py::array& model_output,
   range(args, 0, args.samples, 1, nullptr);
 }
 
-void conv2d(const py::array& input, const py::array& weight,
+void conv2d(const py::array& input, const OptionalArray& rest, const py::array& weight,
             const std::vector<int64_t>& kernel_size, int64_t algorithm, const OptionalArray& bias,
             const OptionalArray& shift, const OptionalArray& residual,
             const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
             const std::vector<int64_t>& dilation, int64_t upscale, const py::array& out) {
   const char* op = "conv2d";
-  const NumpyView views[] = {{input, op, "input"},       {weight, op, "weight"},
-                             {bias, op, "bias"},         {shift, op, "shift"},
-                             {residual, op, "residual"}, {out, op, "out", true}};
-  const ConvArgs args =
-      plan_conv({views[0].view, views[1].view, views[2].view, views[3].view, views[4].view,
-                 views[5].view, algorithm, upscale, kernel_size, stride, padding, dilation});
+  const NumpyView views[] = {
+      {input, op, "input"}, {rest, op, "rest"},         {weight, op, "weight"}, {bias, op, "bias"},
+      {shift, op, "shift"}, {residual, op, "residual"}, {out, op, "out", true}};
+  const ConvArgs args = plan_conv({views[0].view, views[1].view, views[2].view, views[3].view,
+                                   views[4].view, views[5].view, views[6].view, algorithm, upscale,
+                                   kernel_size, stride, padding, dilation});
   const ConvKernels kernels = SEPTET_CALL_ISA(conv_kernels, args.algorithm);
   const py::gil_scoped_release release;
   std::unique_ptr<float[]> memory[2];
@@ -294,9 +299,9 @@ PYBIND11_MODULE(_host, m, py::mod_gil_not_used()) {
         "Fill a numpy array with standard normals; see septet.ops.philox_normal.");
   m.def("mt19937_normal", &septet::mt19937_normal, py::arg("out"), py::arg("state"),
         "Fill a float32 array with torch's CPU normals; see septet.ops.mt19937_normal.");
-  m.def("group_norm_act", &septet::group_norm_act, py::arg("input"), py::arg("num_groups"),
-        py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("activation"),
-        py::arg("scale_shift"), py::arg("mask"), py::arg("out"),
+  m.def("group_norm_act", &septet::group_norm_act, py::arg("input"), py::arg("rest"),
+        py::arg("num_groups"), py::arg("weight"), py::arg("bias"), py::arg("eps"),
+        py::arg("activation"), py::arg("scale_shift"), py::arg("mask"), py::arg("out"),
         "Normalise groups of channels of a numpy array; see septet.ops.group_norm_act.");
   m.def("attention", &septet::attention, py::arg("query"), py::arg("key"), py::arg("value"),
         py::arg("bias"), py::arg("prefix_key"), py::arg("prefix_value"), py::arg("scale"),
@@ -306,10 +311,11 @@ PYBIND11_MODULE(_host, m, py::mod_gil_not_used()) {
         py::arg("skip_weight"), py::arg("skip_bias"), py::arg("mask"), py::arg("dilation"),
         py::arg("accumulate"), py::arg("out"), py::arg("skips"),
         "Run a layer of DiffWave on numpy arrays; see septet.ops.wavenet_layer.");
-  m.def("conv2d", &septet::conv2d, py::arg("input"), py::arg("weight"), py::arg("kernel_size"),
-        py::arg("algorithm"), py::arg("bias"), py::arg("shift"), py::arg("residual"),
-        py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("upscale"),
-        py::arg("out"), "Convolve numpy arrays with packed weights; see septet.ops.conv2d.");
+  m.def("conv2d", &septet::conv2d, py::arg("input"), py::arg("rest"), py::arg("weight"),
+        py::arg("kernel_size"), py::arg("algorithm"), py::arg("bias"), py::arg("shift"),
+        py::arg("residual"), py::arg("stride"), py::arg("padding"), py::arg("dilation"),
+        py::arg("upscale"), py::arg("out"),
+        "Convolve numpy arrays with packed weights; see septet.ops.conv2d.");
   m.def("conv2d_pack", &septet::conv2d_pack, py::arg("weight"), py::arg("algorithm"),
         py::arg("out"), "Pack the weights of a convolution; see septet.ops.pack_conv2d.");
   m.def("threshold_quantile", &septet::threshold_quantile, py::arg("sample"),

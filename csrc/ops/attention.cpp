@@ -8,7 +8,8 @@ namespace {
 constexpr int64_t kGrain = 1 << 19;
 
 void run_attention(const AttentionTensors& tensors) {
-  const AttentionArgs args = plan_attention(tensors);
+  AttentionArgs args = plan_attention(tensors);
+  args.task_rows = attention_task_rows(args, torch::stable::get_num_threads());
   const int64_t tasks = attention_tasks(args);
   if (tasks == 0) return;
   const AttentionRange range = SEPTET_CALL_ISA(attention_range, tensors.query.dtype);

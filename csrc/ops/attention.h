@@ -1,6 +1,7 @@
 // Attention: arguments, checked and flattened.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "functors/attention.h"
@@ -28,10 +29,11 @@ struct AttentionArgs {
   const void* bias = nullptr;  // [B, H, T, P + S]
   int64_t bias_sample = 0, bias_head = 0, bias_query = 0, bias_key = 0;
   int64_t samples = 0, heads = 0, queries = 0;
-  int64_t prefix = 0;  // P
-  int64_t keys = 0;    // P + S
-  int64_t width = 0;   // D
-  float scale = 1;     // for logits in units of ln 2
+  int64_t prefix = 0;     // P
+  int64_t keys = 0;       // P + S
+  int64_t width = 0;      // D
+  float scale = 1;        // for logits in units of ln 2
+  int64_t task_rows = 1;  // queries of a task of the CPU kernel
 };
 
 inline constexpr const char* kAttentionSchema =
@@ -113,16 +115,24 @@ inline AttentionArgs plan_attention(const AttentionTensors& t) {
 }
 
 // A task of the CPU kernel is a run of queries of one head of one sample. It keeps them and their
-// unfinished results in the second-level cache while the keys pass by.
-inline int64_t attention_rows_per_task(const AttentionArgs& args) {
-  constexpr int64_t kElements = 65536, kFewest = 32, kMost = 256;
-  const int64_t rows = kElements / args.width / kFewest * kFewest;
-  return rows < kFewest ? kFewest : rows > kMost ? kMost : rows;
+// unfinished results in the second-level cache while the keys pass by. Every task reads all keys,
+// so tasks are as long as that allows, unless some threads would have none or the last ones.
+inline int64_t attention_task_rows(const AttentionArgs& args, int64_t threads) {
+  constexpr int64_t kElements = 65536, kFewest = 32, kMost = 256, kManyTasks = 8;
+  const auto rounded = [](int64_t rows) { return (rows + kFewest - 1) / kFewest * kFewest; };
+  const int64_t heads = args.samples * args.heads;
+  int64_t rows = std::clamp(kElements / args.width / kFewest * kFewest, kFewest, kMost);
+  const auto tasks = [&] { return heads * ((args.queries + rows - 1) / rows); };
+  while (tasks() % threads != 0 && tasks() < kManyTasks * threads) {
+    const int64_t most = std::min(rows, args.queries);
+    if (most <= kFewest) break;
+    rows = rounded(most / 2);
+  }
+  return rows;
 }
 
 inline int64_t attention_tasks(const AttentionArgs& args) {
-  const int64_t per_task = attention_rows_per_task(args);
-  return args.samples * args.heads * ((args.queries + per_task - 1) / per_task);
+  return args.samples * args.heads * ((args.queries + args.task_rows - 1) / args.task_rows);
 }
 
 // Runs tasks [begin, end).

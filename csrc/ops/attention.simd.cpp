@@ -126,7 +126,7 @@ class AttentionTask {
  public:
   explicit AttentionTask(const AttentionArgs& args)
       : args_(args),
-        rows_(attention_rows_per_task(args)),
+        rows_(args.task_rows),
         // a stride that is no power of two spreads the rows over the sets of the cache
         stride_((args.width + 15) / 16 * 16 + 16),
         depth_(depth_of(args.width)) {
@@ -325,7 +325,7 @@ class AttentionTask {
 
 template <class T>
 void attend_to(const AttentionArgs& args, int64_t begin, int64_t end) {
-  const int64_t rows = attention_rows_per_task(args);
+  const int64_t rows = args.task_rows;
   const int64_t per_head = (args.queries + rows - 1) / rows;
   AttentionTask<T> task(args);
   for (int64_t i = begin; i < end; ++i) {

@@ -50,14 +50,14 @@ void run_conv_pack(const TensorView& weight, int64_t algorithm, const TensorView
                  [&](int64_t begin, int64_t end) { range(args, begin, end); });
 }
 
-void boxed_conv2d(Tensor input, Tensor weight, std::vector<int64_t> kernel_size, int64_t algorithm,
-                  std::optional<Tensor> bias, std::optional<Tensor> shift,
-                  std::optional<Tensor> residual, std::vector<int64_t> stride,
-                  std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t upscale,
-                  Tensor out) {
-  run_conv({view(input), view(weight), view(bias), view(shift), view(residual), view(out),
-            algorithm, upscale, std::move(kernel_size), std::move(stride), std::move(padding),
-            std::move(dilation)});
+void boxed_conv2d(Tensor input, std::optional<Tensor> rest, Tensor weight,
+                  std::vector<int64_t> kernel_size, int64_t algorithm, std::optional<Tensor> bias,
+                  std::optional<Tensor> shift, std::optional<Tensor> residual,
+                  std::vector<int64_t> stride, std::vector<int64_t> padding,
+                  std::vector<int64_t> dilation, int64_t upscale, Tensor out) {
+  run_conv({view(input), view(rest), view(weight), view(bias), view(shift), view(residual),
+            view(out), algorithm, upscale, std::move(kernel_size), std::move(stride),
+            std::move(padding), std::move(dilation)});
 }
 
 void boxed_conv2d_pack(Tensor weight, int64_t algorithm, Tensor out) {

@@ -26,7 +26,7 @@ HOST_DEVICE int64_t groups_of(int64_t count) {
 }
 
 struct ConvTensors {
-  TensorView input, weight, bias, shift, residual, out;
+  TensorView input, rest, weight, bias, shift, residual, out;
   int64_t algorithm = kDirect, upscale = 1;
   std::vector<int64_t> kernel_size, stride, padding, dilation;
 };
@@ -37,16 +37,18 @@ struct ConvAxis {
 };
 
 struct ConvArgs {
-  const float* input = nullptr;     // [N, H, W, C]
+  const float* input = nullptr;     // [N, H, W, input_channels]
+  const float* rest = nullptr;      // [N, H, W, C - input_channels], further channels
   const float* weight = nullptr;    // packed
   const float* bias = nullptr;      // [K]
   const float* shift = nullptr;     // [N or 1, K]
-  const float* residual = nullptr;  // as out
+  const float* residual = nullptr;  // as out, or of half its height and width
   float* out = nullptr;             // [N, H', W', K]
   int64_t shift_stride = 0;
-  int64_t samples = 0, channels = 0, out_channels = 0;
+  int64_t samples = 0, input_channels = 0, channels = 0, out_channels = 0;
   ConvAxis y, x;
-  int upscale = 1;  // every pixel of the input counts so often in both directions
+  int upscale = 1;           // every pixel of the input counts so often in both directions
+  int residual_upscale = 1;  // the same of the residual
   int algorithm = kDirect;
   int64_t tile = 1;  // outputs of a row of the product, in each direction
   int64_t tiles_y = 0, tiles_x = 0;
@@ -56,7 +58,8 @@ struct ConvArgs {
 };
 
 inline constexpr const char* kConvSchema =
-    "conv2d(Tensor input, Tensor weight, int[] kernel_size, int algorithm, Tensor? bias, "
+    "conv2d(Tensor input, Tensor? rest, Tensor weight, int[] kernel_size, int algorithm, Tensor? "
+    "bias, "
     "Tensor? shift, Tensor? residual, int[] stride, int[] padding, int[] dilation, int upscale, "
     "Tensor(a!) out) -> ()";
 inline constexpr const char* kConvPackSchema =
@@ -153,6 +156,21 @@ inline void plan_algorithm(const char* op, const ConvTensors& t, ConvArgs& args)
   args.depth = conv_depth(t.algorithm, args.channels, args.y.kernel, args.x.kernel);
 }
 
+// Channels behind those of `input`, as if the two had been concatenated.
+inline void plan_conv_rest(const char* op, const ConvTensors& t, ConvArgs& args) {
+  args.input_channels = args.channels = t.input.size(1);
+  if (!t.rest.present) return;
+  bool fits = t.rest.dim == 4 && is_channels_last(t.rest);
+  for (int i = 0; fits && i < 4; ++i) fits = i == 1 || t.rest.size(i) == t.input.size(i);
+  require(fits, op, "rest must match input in shape but for the channels, and in layout, got ",
+          shape_text(t.rest), " and ", shape_text(t.input));
+  require(t.algorithm == kDirect && t.input.size(1) % kGroup == 0 && t.rest.size(1) % kGroup == 0,
+          op, "rest needs the direct algorithm and multiples of ", kGroup, " channels, got ",
+          t.input.size(1), " and ", t.rest.size(1));
+  args.channels += t.rest.size(1);
+  args.rest = static_cast<const float*>(t.rest.data);
+}
+
 inline const float* plan_conv_shift(const char* op, const TensorView& shift, ConvArgs& args) {
   if (!shift.present) return nullptr;
   require(shift.dim == 2 && (shift.size(0) == args.samples || shift.size(0) == 1) &&
@@ -161,6 +179,23 @@ inline const float* plan_conv_shift(const char* op, const TensorView& shift, Con
           shape_text(shift));
   args.shift_stride = shift.size(0) == 1 ? 0 : args.out_channels;
   return static_cast<const float*>(shift.data);
+}
+
+// Of the shape of the result, or half as high and wide.
+inline void plan_conv_residual(const char* op, const ConvTensors& t, ConvArgs& args) {
+  if (!t.residual.present) return;
+  const bool dense = t.residual.dim == 4 && is_channels_last(t.residual);
+  const auto matches = [&](int64_t scale) {
+    for (int i = 0; i < 4; ++i) {
+      if (t.residual.size(i) * (i < 2 ? 1 : scale) != t.out.size(i)) return false;
+    }
+    return true;
+  };
+  args.residual_upscale = dense && matches(2) ? 2 : 1;
+  require(dense && matches(args.residual_upscale), op,
+          "residual must match out in shape and layout, got ", shape_text(t.residual), " and ",
+          shape_text(t.out));
+  args.residual = static_cast<const float*>(t.residual.data);
 }
 
 // Checks everything; throws std::invalid_argument.
@@ -174,16 +209,17 @@ inline ConvArgs plan_conv(const ConvTensors& t) {
     require(pair->size() == 2, op, "kernel_size, stride, padding and dilation must be pairs");
   }
   require(t.upscale == 1 || t.upscale == 2, op, "upscale must be 1 or 2, got ", t.upscale);
-  const TensorView* const views[] = {&t.input, &t.weight, &t.bias, &t.shift, &t.residual, &t.out};
-  const char* const names[] = {"input", "weight", "bias", "shift", "residual", "out"};
-  for (int i = 0; i < 6; ++i) {
+  const TensorView* const views[] = {&t.input, &t.rest,     &t.weight, &t.bias,
+                                     &t.shift, &t.residual, &t.out};
+  const char* const names[] = {"input", "rest", "weight", "bias", "shift", "residual", "out"};
+  for (int i = 0; i < 7; ++i) {
     if (!views[i]->present) continue;
     require_dtype(op, names[i], *views[i], Dtype::float32);
     require_device(op, names[i], *views[i], -1);
   }
   ConvArgs args;
   args.samples = t.input.size(0);
-  args.channels = t.input.size(1);
+  plan_conv_rest(op, t, args);
   args.out_channels = t.out.size(1);
   args.upscale = static_cast<int>(t.upscale);
   args.y = plan_axis(op, t, 0);
@@ -203,16 +239,10 @@ inline ConvArgs plan_conv(const ConvTensors& t) {
           op, "bias must hold one value for each of ", args.out_channels, " channels, got ",
           shape_text(t.bias));
   args.shift = plan_conv_shift(op, t.shift, args);
-  if (t.residual.present) {
-    bool same = t.residual.dim == 4 && is_channels_last(t.residual);
-    for (int i = 0; same && i < 4; ++i) same = t.residual.size(i) == t.out.size(i);
-    require(same, op, "residual must match out in shape and layout, got ", shape_text(t.residual),
-            " and ", shape_text(t.out));
-  }
+  plan_conv_residual(op, t, args);
   args.input = static_cast<const float*>(t.input.data);
   args.weight = static_cast<const float*>(t.weight.data);
   args.bias = static_cast<const float*>(t.bias.data);
-  args.residual = static_cast<const float*>(t.residual.data);
   args.out = static_cast<float*>(t.out.data);
   return args;
 }
@@ -226,6 +256,12 @@ struct EqualParts {
 
   HOST_DEVICE EqualParts(int64_t count_, int64_t most)
       : count(count_), parts((count_ + most - 1) / most) {}
+  // So many parts, however long.
+  static HOST_DEVICE EqualParts of(int64_t count, int64_t parts) {
+    EqualParts result(count, 1);
+    result.parts = parts;
+    return result;
+  }
   HOST_DEVICE int64_t begin(int64_t part) const {
     const int64_t length = count / parts, longer = count % parts;
     return part * length + (part < longer ? part : longer);

@@ -16,13 +16,20 @@ HOST_DEVICE Place place_of(const ConvArgs& args, int64_t row) {
   return {tile_y / args.tiles_y, tile_y % args.tiles_y * args.tile, row % args.tiles_x * args.tile};
 }
 
-// The channels of a pixel of the upscaled input, null where that is padding.
-HOST_DEVICE const float* pixel_at(const ConvArgs& args, int64_t sample, int64_t y, int64_t x) {
-  if (y < 0 || y >= args.y.in * args.upscale || x < 0 || x >= args.x.in * args.upscale) {
-    return nullptr;
-  }
+// A pixel of the upscaled input, -1 where that is padding.
+HOST_DEVICE int64_t pixel_at(const ConvArgs& args, int64_t sample, int64_t y, int64_t x) {
+  if (y < 0 || y >= args.y.in * args.upscale || x < 0 || x >= args.x.in * args.upscale) return -1;
   if (args.upscale == 2) y >>= 1, x >>= 1;
-  return args.input + ((sample * args.y.in + y) * args.x.in + x) * args.channels;
+  return (sample * args.y.in + y) * args.x.in + x;
+}
+
+// A pixel's channels from `channel` on, as far as they lie together; null for padding.
+HOST_DEVICE const float* channels_at(const ConvArgs& args, int64_t pixel, int64_t channel) {
+  if (pixel < 0) return nullptr;
+  const int64_t behind = channel - args.input_channels;
+  return behind < 0 || args.rest == nullptr
+             ? args.input + pixel * args.input_channels + channel
+             : args.rest + pixel * (args.channels - args.input_channels) + behind;
 }
 
 // Channels [channel, channel + 16) of a pixel, zeros beyond the last one.
@@ -73,17 +80,16 @@ class Taps {
     }
   }
 
-  // Whole groups that belong to one tap.
+  // Whole groups that belong to one tap and to one of the inputs.
   void copy_groups(int64_t tap, int64_t channel, int64_t groups, float* to) const {
     for (int64_t r = 0; r < rows_; ++r, to += kGroup) {
-      const float* const pixel = pixel_of(r, tap);
+      const float* const from = channels_at(args_, pixel_of(r, tap), channel);
       float* row = to;
       for (int64_t g = 0; g < groups; ++g, row += rows_ * kGroup) {
         SEPTET_UNROLL
         for (int v = 0; v < kParts; ++v) {
-          const Floats value = pixel == nullptr
-                                   ? Floats(0.0f)
-                                   : Floats::load(pixel + channel + g * kGroup + v * kLanes);
+          const Floats value =
+              from == nullptr ? Floats(0.0f) : Floats::load(from + g * kGroup + v * kLanes);
           value.store(row + v * kLanes);
         }
       }
@@ -97,7 +103,7 @@ class Taps {
       int64_t tap = element / args_.channels, channel = element % args_.channels;
       const int64_t filled = all - element < kGroup ? all - element : kGroup;
       for (int64_t i = 0; i < filled; ++tap, channel = 0) {
-        const float* const pixel = pixel_of(r, tap);
+        const float* const pixel = channels_at(args_, pixel_of(r, tap), 0);
         for (; channel < args_.channels && i < filled; ++channel, ++i) {
           to[i] = pixel == nullptr ? 0.0f : pixel[channel];
         }
@@ -107,7 +113,7 @@ class Taps {
   }
 
  private:
-  HOST_DEVICE const float* pixel_of(int64_t row, int64_t tap) const {
+  HOST_DEVICE int64_t pixel_of(int64_t row, int64_t tap) const {
     const Place& place = places_[row];
     return pixel_at(args_, place.sample, place.y + tap / args_.x.kernel * args_.y.dilation,
                     place.x + tap % args_.x.kernel * args_.x.dilation);
@@ -130,7 +136,9 @@ void rearrange_direct(const ConvArgs& args, const ConvBlock& block, int64_t inde
         taps.copy_mixed(g * kGroup, to);
       } else {
         const int64_t tap = g / tap_groups, first = g % tap_groups;
-        count = tap_groups - first < end - g ? tap_groups - first : end - g;
+        const int64_t in_input = args.input_channels / kGroup;
+        const int64_t together = first < in_input ? in_input : tap_groups;
+        count = together - first < end - g ? together - first : end - g;
         taps.copy_groups(tap, first * kGroup, count, to);
       }
       g += count;
@@ -150,6 +158,7 @@ class Finish {
   void store(const Place& place, Floats (&values)[kParts]) const {
     const int64_t pixel = (place.sample * args_.y.out + place.y) * args_.x.out + place.x;
     const int64_t at = pixel * args_.out_channels + channel_;
+    const float* const residual = residual_at(place, at);
     const float* const shift = args_.shift + place.sample * args_.shift_stride + channel_;
     if (count_ == kGroup) {
       SEPTET_UNROLL
@@ -158,7 +167,7 @@ class Finish {
         const int64_t i = v * kLanes;
         if (args_.bias != nullptr) value = value + Floats::load(args_.bias + channel_ + i);
         if (args_.shift != nullptr) value = value + Floats::load(shift + i);
-        if (args_.residual != nullptr) value = value + Floats::load(args_.residual + at + i);
+        if (residual != nullptr) value = value + Floats::load(residual + i);
         value.store(args_.out + at + i);
       }
       return;
@@ -170,12 +179,21 @@ class Finish {
       float value = lanes[i];
       if (args_.bias != nullptr) value += args_.bias[channel_ + i];
       if (args_.shift != nullptr) value += shift[i];
-      if (args_.residual != nullptr) value += args_.residual[at + i];
+      if (residual != nullptr) value += residual[i];
       args_.out[at + i] = value;
     }
   }
 
  private:
+  HOST_DEVICE const float* residual_at(const Place& place, int64_t at) const {
+    if (args_.residual == nullptr || args_.residual_upscale == 1) {
+      return args_.residual == nullptr ? nullptr : args_.residual + at;
+    }
+    const int64_t row = place.sample * (args_.y.out / 2) + place.y / 2;
+    const int64_t pixel = row * (args_.x.out / 2) + place.x / 2;
+    return args_.residual + pixel * args_.out_channels + channel_;
+  }
+
   const ConvArgs& args_;
   const int64_t channel_, count_;
 };
@@ -212,8 +230,9 @@ class Tiles {
       const float* pixels[P][P];
       for (int y = 0; y < P; ++y) {
         for (int x = 0; x < P; ++x) {
-          pixels[y][x] = pixel_at(args, place.sample, place.y + y - args.y.padding,
-                                  place.x + x - args.x.padding);
+          const int64_t pixel = pixel_at(args, place.sample, place.y + y - args.y.padding,
+                                         place.x + x - args.x.padding);
+          pixels[y][x] = channels_at(args, pixel, 0);
         }
       }
       part.for_depths([&](int64_t begin, int64_t end, float* to) {

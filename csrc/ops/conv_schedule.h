@@ -31,6 +31,39 @@ inline int64_t conv_stage_floats(const ConvArgs& args, int64_t rows, int64_t blo
   return args.planes * (args.depth * kGroup * rows + blocks * kGroup);
 }
 
+// Rows of a block that a thread computes alone, 0 where blocks are better shared: too few rows
+// would share a reading of the weights, or threads would have too few blocks to finish together.
+inline int64_t conv_own_rows(const ConvArgs& args, int64_t threads) {
+  constexpr int64_t kFloats = 128 * 1024, kFewest = 24, kMost = 96, kFewestBlocks = 4;
+  const int64_t rows = std::min(kFloats / (args.planes * args.depth * kGroup), kMost);
+  return rows >= kFewest && args.rows >= kFewestBlocks * threads * rows ? rows : 0;
+}
+
+// Every thread rearranges and multiplies blocks of its own, which stay in its second-level cache;
+// nobody waits for another one.
+template <class Split, class Memory>
+void convolve_apart(const ConvArgs& args, const ConvKernels& kernels, int64_t threads, int64_t rows,
+                    const Split& split, const Memory& memory) {
+  const int64_t fewest = (args.rows + rows - 1) / rows;
+  const EqualParts blocks = EqualParts::of(args.rows, (fewest + threads - 1) / threads * threads);
+  const int64_t groups = groups_of(args.out_channels), longest = blocks.begin(1);
+  const int64_t task_groups = conv_task_groups(args, blocks.parts, threads);
+  const int64_t floats = conv_stage_floats(args, longest, 1);
+  const int64_t work = args.rows * args.planes * args.depth * kGroup * args.out_channels;
+  split(blocks.parts, work, [&](int64_t begin, int64_t end) {
+    float* const values = memory(true, floats + task_groups * conv_products(args, longest));
+    for (int64_t i = begin; i < end; ++i) {
+      const ConvBlock block{blocks.begin(i), blocks.begin(i + 1) - blocks.begin(i), values};
+      const int64_t parts = EqualParts(block.rows, kernels.most_rows).parts;
+      for (int64_t part = 0; part < parts; ++part) kernels.rearrange(args, block, part);
+      for (int64_t group = 0; group < groups; group += task_groups) {
+        kernels.multiply(args, block, group, std::min(group + task_groups, groups),
+                         values + floats);
+      }
+    }
+  });
+}
+
 // Computes all of it. `split(tasks, work, range)` is to call range(begin, end) so that these cover
 // [0, tasks), on at most `threads` threads, and to return when that is done. `memory(own, floats)`
 // returns memory aligned to cache lines, for all threads or for the calling one; what is already
@@ -39,6 +72,9 @@ template <class Split, class Memory>
 void convolve(const ConvArgs& args, const ConvKernels& kernels, int64_t threads, const Split& split,
               const Memory& memory) {
   if (args.rows == 0 || args.out_channels == 0) return;
+  if (const int64_t rows = conv_own_rows(args, threads); rows > 0) {
+    return convolve_apart(args, kernels, threads, rows, split, memory);
+  }
   const int64_t block_rows = conv_block_rows(args);
   const EqualParts stages(args.rows, block_rows * threads);
   const int64_t groups = groups_of(args.out_channels);

@@ -82,6 +82,7 @@ void launch_norm(const NormArgs& args, int device, cudaStream_t stream) {
 
 void run_norm(const NormTensors& tensors) {
   const NormArgs args = plan_norm(tensors);
+  require(!tensors.rest.present, "group_norm_act", "rest must be absent on CUDA");
   if (args.layout.numel == 0) return;
   require(args.layout.per_sample < (int64_t{1} << 31), "group_norm_act",
           "input may have at most 2**31 - 1 elements per sample on CUDA, got ",

@@ -10,7 +10,7 @@
 namespace septet {
 
 struct NormTensors {
-  TensorView input, weight, bias, scale_shift, mask, out;
+  TensorView input, rest, weight, bias, scale_shift, mask, out;
   int64_t groups = 1;
   double eps = 0;
   int64_t activation = kIdentity;
@@ -18,6 +18,7 @@ struct NormTensors {
 
 struct NormArgs {
   const void* input = nullptr;
+  const void* rest = nullptr;         // [N, C - input_channels, ...], further channels
   const void* weight = nullptr;       // [C]
   const void* bias = nullptr;         // [C]
   const void* scale_shift = nullptr;  // [N or 1, 2 C]: C scales, C shifts
@@ -25,6 +26,7 @@ struct NormArgs {
   const void* mask = nullptr;         // [N, spatial]
   void* out = nullptr;
   int64_t samples = 0;
+  int64_t input_channels = 0;
   int64_t groups = 1;
   int64_t group_channels = 1;
   double eps = 0;
@@ -33,7 +35,8 @@ struct NormArgs {
 };
 
 inline constexpr const char* kGroupNormSchema =
-    "group_norm_act(Tensor input, int num_groups, Tensor? weight, Tensor? bias, float eps, "
+    "group_norm_act(Tensor input, Tensor? rest, int num_groups, Tensor? weight, Tensor? bias, "
+    "float eps, "
     "int activation, Tensor? scale_shift, Tensor? mask, Tensor(a!) out) -> ()";
 
 inline void require_per_channel(const char* op, const char* name, const TensorView& view,
@@ -45,18 +48,38 @@ inline void require_per_channel(const char* op, const char* name, const TensorVi
   require_device(op, name, view, input.device);
 }
 
-inline void plan_scale_shift(const char* op, const NormTensors& t, NormArgs& args) {
-  const TensorView& view = t.scale_shift;
+// `whole` has all channels.
+inline void plan_scale_shift(const char* op, const TensorView& view, const TensorView& whole,
+                             NormArgs& args) {
   if (!view.present) return;
-  const int64_t samples = t.input.size(0), width = 2 * t.input.size(1);
+  const int64_t samples = whole.size(0), width = 2 * whole.size(1);
   require(view.dim == 2 && (view.size(0) == samples || view.size(0) == 1) &&
               view.size(1) == width && is_contiguous(view),
           op, "scale_shift must be contiguous [", samples, " or 1, ", width, "], got ",
           shape_text(view));
-  require_dtype(op, "scale_shift", view, t.input.dtype);
-  require_device(op, "scale_shift", view, t.input.device);
+  require_dtype(op, "scale_shift", view, whole.dtype);
+  require_device(op, "scale_shift", view, whole.device);
   args.scale_shift = view.data;
   args.scale_shift_stride = view.size(0) == 1 ? 0 : width;
+}
+
+// Channels behind those of `input`, as if the two had been concatenated; on the CPU alone.
+inline void require_rest(const char* op, const NormTensors& t) {
+  bool fits = t.out.dim == 4;
+  for (const TensorView* view : {&t.input, &t.rest, &t.out}) {
+    fits = fits && view->dim == 4 && is_channels_last(*view);
+  }
+  for (int i = 0; fits && i < 4; ++i) {
+    fits = i == 1 ? t.input.size(1) + t.rest.size(1) == t.out.size(1)
+                  : t.input.size(i) == t.out.size(i) && t.rest.size(i) == t.out.size(i);
+  }
+  require(fits, op,
+          "rest must be channels_last [N, C, H, W] as input is, and out as both together, ", "got ",
+          shape_text(t.rest), ", ", shape_text(t.input), " and ", shape_text(t.out));
+  for (const TensorView* view : {&t.input, &t.rest, &t.out}) {
+    require_dtype(op, "rest", *view, t.input.dtype);
+    require_device(op, "rest", *view, -1);
+  }
 }
 
 // Checks everything; throws std::invalid_argument.
@@ -64,25 +87,30 @@ inline NormArgs plan_norm(const NormTensors& t) {
   const char* op = "group_norm_act";
   require_floating(op, "input", t.input);
   require(t.input.dim >= 2, op, "input must be [N, C, ...], got ", shape_text(t.input));
+  if (t.rest.present) require_rest(op, t);
+  const TensorView& whole = t.rest.present ? t.out : t.input;
   NormArgs args;
-  args.layout = require_layout(op, "input", t.input);
-  const int64_t channels = t.input.size(1);
+  args.layout = require_layout(op, "input", whole);
+  if (t.rest.present) args.layout.channels_last = true;
+  const int64_t channels = whole.size(1);
   require(t.groups > 0 && channels % t.groups == 0, op, "num_groups must divide ", channels,
           " channels, got ", t.groups);
   require(t.eps >= 0, op, "eps must not be negative, got ", t.eps);
   require(t.activation >= kIdentity && t.activation <= kMish, op, "activation ", t.activation,
           " is unknown");
-  require_like(op, "out", t.out, t.input, args.layout);
-  require_per_channel(op, "weight", t.weight, t.input);
-  require_per_channel(op, "bias", t.bias, t.input);
-  plan_scale_shift(op, t, args);
-  if (t.mask.present) require_mask(op, t.mask, "input", t.input);
+  require_like(op, "out", t.out, whole, args.layout);
+  require_per_channel(op, "weight", t.weight, whole);
+  require_per_channel(op, "bias", t.bias, whole);
+  plan_scale_shift(op, t.scale_shift, whole, args);
+  if (t.mask.present) require_mask(op, t.mask, "input", whole);
   args.input = t.input.data;
+  args.rest = t.rest.data;
   args.weight = t.weight.data;
   args.bias = t.bias.data;
   args.mask = t.mask.data;
   args.out = t.out.data;
   args.samples = t.input.size(0);
+  args.input_channels = t.input.size(1);
   args.groups = t.groups;
   args.group_channels = channels / t.groups;
   args.eps = t.eps;

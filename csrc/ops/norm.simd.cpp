@@ -187,6 +187,7 @@ class BlockTask : private NormSample<T> {
       : NormSample<T>(args),
         blocks_(norm_blocks(args)),
         pixels_(norm_block_pixels(args)),
+        num_sources_(args.rest == nullptr ? 1 : 2),
         factors_(layout_.channels),
         offsets_(layout_.channels) {}
 
@@ -194,15 +195,19 @@ class BlockTask : private NormSample<T> {
   void measure(int64_t task, BlockSums* sums) {
     move_to(task);
     for (int64_t g = 0; g < args_.groups; ++g) {
-      sums[g] = {static_cast<double>(load_value(source_ + g * args_.group_channels)), 0, 0};
+      const int64_t channel = g * args_.group_channels;
+      const Source& source = sources_[channel < args_.input_channels ? 0 : 1];
+      sums[g] = {static_cast<double>(load_value(source.data + channel - source.begin)), 0, 0};
     }
-    // As many vectors of channels at a time as there are registers for.
-    int64_t channel = 0;
-    channel = measure_spans<4>(channel, sums);
-    channel = measure_spans<2>(channel, sums);
-    channel = measure_spans<1>(channel, sums);
-    const int64_t left = layout_.channels - channel;
-    if (left > 0) measure_span<1>(channel, left, sums);
+    for (int i = 0; i < num_sources_; ++i) {
+      const Source& source = sources_[i];
+      // As many vectors of channels at a time as there are registers for.
+      int64_t channel = source.begin;
+      channel = measure_spans<4>(source, channel, sums);
+      channel = measure_spans<2>(source, channel, sums);
+      channel = measure_spans<1>(source, channel, sums);
+      if (channel < source.end) measure_span<1>(source, channel, source.end - channel, sums);
+    }
   }
 
   // `sums` are those of all tasks.
@@ -218,20 +223,34 @@ class BlockTask : private NormSample<T> {
   }
 
  private:
+  // Channels [begin, end) of the pixels of a block, which have no others there.
+  struct Source {
+    const T* data;
+    int64_t begin, end;
+
+    int64_t channels() const { return end - begin; }
+  };
+
   void move_to(int64_t task) {
     sample_ = task / blocks_;
     first_ = task % blocks_ * pixels_;
     const int64_t left = layout_.spatial - first_;
     count_ = left < pixels_ ? left : pixels_;
-    source_ = this->input() + first_ * layout_.channels;
+    sources_[0] = source_of(args_.input, 0, args_.input_channels);
+    sources_[1] = source_of(args_.rest, args_.input_channels, layout_.channels);
+  }
+
+  Source source_of(const void* data, int64_t begin, int64_t end) const {
+    const int64_t pixel = sample_ * layout_.spatial + first_;
+    return {static_cast<const T*>(data) + pixel * (end - begin), begin, end};
   }
 
   // Takes so many vectors of channels as long as there are; returns the first that is left.
   template <int kVectors>
-  int64_t measure_spans(int64_t channel, BlockSums* sums) const {
+  int64_t measure_spans(const Source& from, int64_t channel, BlockSums* sums) const {
     constexpr int64_t kSpan = kVectors * V::size;
-    for (; channel + kSpan <= layout_.channels; channel += kSpan) {
-      measure_span<kVectors>(channel, kSpan, sums);
+    for (; channel + kSpan <= from.end; channel += kSpan) {
+      measure_span<kVectors>(from, channel, kSpan, sums);
     }
     return channel;
   }
@@ -250,7 +269,7 @@ class BlockTask : private NormSample<T> {
   }
 
   template <int kVectors>
-  void measure_span(int64_t channel, int64_t width, BlockSums* sums) const {
+  void measure_span(const Source& from, int64_t channel, int64_t width, BlockSums* sums) const {
     constexpr int kSpan = kVectors * V::size;
     alignas(64) A buffer[kSpan] = {}, about[kSpan] = {}, lanes[2][kSpan];
     for_groups(channel, width,
@@ -258,9 +277,9 @@ class BlockTask : private NormSample<T> {
     ShiftedSums<V> totals[kVectors];
     SEPTET_UNROLL
     for (int i = 0; i < kVectors; ++i) totals[i] = {V(A(0)), V(A(0))};
-    const T* source = source_ + channel;
+    const T* source = from.data + channel - from.begin;
     for (int64_t p = 0; p < count_; ++p) {
-      const A* x = values_at(source + p * layout_.channels, width, kSpan, buffer);
+      const A* x = values_at(source + p * from.channels(), width, kSpan, buffer);
       SEPTET_UNROLL
       for (int i = 0; i < kVectors; ++i) {
         accumulate(totals[i], V::load(x + i * V::size), V::load(about + i * V::size));
@@ -303,11 +322,14 @@ class BlockTask : private NormSample<T> {
     T* target = this->output() + first_ * layout_.channels;
     for (int64_t p = 0; p < count_; ++p) {
       const A mask = kMask ? A(load_value(this->mask() + first_ + p)) : A(1);
-      const int64_t row = p * layout_.channels;
-      for (int64_t c = 0; c < layout_.channels; c += kChunk) {
-        const int64_t left = layout_.channels - c;
-        apply_run<kMask>(source_ + row + c, c, left < kChunk ? left : kChunk, mask,
-                         target + row + c, buffer, activation);
+      for (int i = 0; i < num_sources_; ++i) {
+        const Source& from = sources_[i];
+        const T* const pixel = from.data + p * from.channels();
+        for (int64_t c = from.begin; c < from.end; c += kChunk) {
+          const int64_t left = from.end - c;
+          apply_run<kMask>(pixel + c - from.begin, c, left < kChunk ? left : kChunk, mask,
+                           target + p * layout_.channels + c, buffer, activation);
+        }
       }
     }
   }
@@ -331,7 +353,8 @@ class BlockTask : private NormSample<T> {
 
   const int64_t blocks_, pixels_;
   int64_t first_ = 0, count_ = 0;
-  const T* source_ = nullptr;
+  const int num_sources_;
+  Source sources_[2] = {};
   const ChannelValues<A> factors_, offsets_;
 };
 

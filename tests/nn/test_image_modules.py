@@ -21,6 +21,7 @@ from septet.nn import (
     activation,
     sinusoidal_embedding,
 )
+from septet.ops import use_convolution
 
 OPTIONS = ResnetOptions(temb_channels=6, groups=2, eps=1e-5, act_fn="silu")
 
@@ -102,6 +103,22 @@ def test_upsample_repeats_pixels() -> None:
     assert torch.equal(layer(sample), layer.conv(doubled))
 
 
+@pytest.mark.parametrize("width", [4, 6])
+@pytest.mark.parametrize("choice", ["auto", "direct", "torch"])
+def test_resnet_block_doubles_both_branches(width: int, choice: str) -> None:
+    block = ResnetBlock2D(4, width, OPTIONS, resample="up").requires_grad_(False)
+    sample, time = torch.randn(2, 4, 4, 6), torch.randn(1, width)
+
+    def double(image: torch.Tensor) -> torch.Tensor:
+        return image.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+    shortcut = block.conv_shortcut or nn.Identity()
+    hidden = block.conv1(double(block.norm1(sample))) + time[:, :, None, None]
+    expected = block.conv2(block.norm2(hidden)) + shortcut(double(sample))
+    with use_convolution(choice):
+        torch.testing.assert_close(block(sample, time), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_resnet_block_resamples_both_branches() -> None:
     up = ResnetBlock2D(4, 6, OPTIONS, resample="up")
     down = ResnetBlock2D(4, 6, OPTIONS, resample="down")
@@ -113,6 +130,24 @@ def test_resnet_block_resamples_both_branches() -> None:
     assert down.conv_shortcut is not None
     expected = down.conv_shortcut(F.avg_pool2d(sample, 2))
     torch.testing.assert_close(down(sample, time), expected)
+
+
+@pytest.mark.parametrize(
+    ("parts", "width"), [((32, 16), 16), ((24, 24), 16), ((8, 8), 16)], ids=str
+)
+@pytest.mark.parametrize("choice", ["auto", "direct", "torch"])
+def test_resnet_block_reads_a_state_beside_the_sample(
+    parts: tuple[int, int], width: int, choice: str
+) -> None:
+    options = ResnetOptions(temb_channels=4, groups=4, eps=1e-5, act_fn="silu")
+    block = ResnetBlock2D(sum(parts), width, options).requires_grad_(False)
+    sample, state = (
+        torch.randn(2, part, 6, 6).contiguous(memory_format=torch.channels_last) for part in parts
+    )
+    time = torch.randn(1, width)
+    with use_convolution(choice):
+        together = block(torch.cat([sample, state], dim=1), time)
+        assert torch.equal(block(sample, time, state), together)
 
 
 def test_attention_against_its_definition() -> None:

@@ -79,6 +79,25 @@ def test_any_winograd_shape(channels, width, image, padding, algorithm, seed):
     assert relative_error(actual, exact) < 3e-6
 
 
+@settings(deadline=None, max_examples=30)
+@given(
+    parts=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    width=st.integers(1, 40),
+    image=st.tuples(st.integers(3, 12), st.integers(3, 12)),
+    kernel=st.integers(1, 3),
+    stride=st.integers(1, 2),
+    upscale=st.sampled_from([1, 2]),
+    seed=st.integers(0, 99),
+)
+def test_rest_is_concatenation_bit_for_bit(parts, width, image, kernel, stride, upscale, seed):
+    torch.manual_seed(seed)
+    x, rest = (channels_last(2, 16 * part, *image) for part in parts)
+    weight = pack_conv2d(torch.randn(width, 16 * sum(parts), kernel, kernel))
+    options = {"stride": (stride, stride), "padding": (1, 1), "upscale": upscale}
+    expected = conv2d(torch.cat([x, rest], dim=1), weight, **options)
+    assert torch.equal(conv2d(x, weight, rest=rest, **options), expected)
+
+
 def rms_error(actual: torch.Tensor, exact: torch.Tensor) -> float:
     return float((actual.double() - exact).norm() / exact.norm())
 
@@ -142,6 +161,14 @@ X, WEIGHT = torch.ones(2, 4, 6, 6), torch.ones(8, 4, 3, 3)
         ({"input": X[:, :, :2]}, "input must have a height of at least 3 with its padding, got 2"),
         ({"stride": (0, 1)}, "kernel_size, stride and dilation must be positive"),
         ({"padding": (-1, 0)}, "kernel_size, stride and dilation must be positive and padding not"),
+        (
+            {"input": X[:, :2], "rest": X[:, 2:]},
+            "rest needs the direct algorithm and multiples of 16 channels, got 2 and 2",
+        ),
+        (
+            {"input": X[:, :2], "rest": X[:, 2:, 1:]},
+            "rest must match input in shape but for the channels, and in layout, got",
+        ),
         ({"upscale": 3}, "upscale must be 1 or 2, got 3"),
         ({"bias": torch.ones(4)}, "bias must hold one value for each of 8 channels, got"),
         ({"shift": torch.ones(3, 8)}, r"shift must be contiguous \[2 or 1, 8\], got \[3, 8\]"),

@@ -14,6 +14,7 @@ from septet.nn import GroupNormAct
 from septet.ops import group_norm_act
 
 X = torch.linspace(-3, 3, 2 * 8 * 5 * 5).reshape(2, 8, 5, 5)
+LAST = X.contiguous(memory_format=torch.channels_last)
 
 
 @settings(deadline=None, max_examples=80)
@@ -41,6 +42,27 @@ def test_any_shape(batch, groups, group_channels, spatial, last, activation, see
         expected = function(F.group_norm(x, groups, weight, bias, 1e-3))
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
     assert actual.stride() == x.stride()
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    # a single channel is of both layouts
+    parts=st.tuples(st.integers(2, 70), st.integers(2, 70)),
+    image=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    last=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_rest_is_concatenation_bit_for_bit(parts, image, last, seed):
+    torch.manual_seed(seed)
+    layout = torch.channels_last if last else torch.contiguous_format
+    x, rest = (torch.randn(2, part, *image).contiguous(memory_format=layout) for part in parts)
+    channels = sum(parts)
+    groups = max(g for g in (1, 2, 3, 5, 8, 16) if channels % g == 0)
+    weight, bias = torch.randn(2, channels)
+    together = torch.cat([x, rest], dim=1).contiguous(memory_format=layout)
+    expected = group_norm_act(together, groups, weight, bias, activation="silu")
+    actual = group_norm_act(x, groups, weight, bias, activation="silu", rest=rest)
+    assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -88,6 +110,11 @@ def test_module_is_torch_modules_in_a_row(act_fn, modulated):
         ({"eps": -1.0}, "eps must not be negative, got -1"),
         ({"activation": "tanh"}, "activation must be one of identity, silu, mish, got 'tanh'"),
         ({"scale_shift": torch.ones(2, 8)}, r"scale_shift must be contiguous \[2 or 1, 16\]"),
+        (
+            {"input": LAST, "rest": LAST[:1]},
+            r"rest must be channels_last .*, got \[1, 8, 5, 5\], \[2, 8, 5, 5\]",
+        ),
+        ({"input": LAST, "rest": LAST.double()}, "rest must be float32, got float64"),
         ({"mask": torch.ones(2, 8, 5, 5)}, "mask must be contiguous, of the shape of input with"),
     ],
 )

@@ -299,19 +299,26 @@ class GlideUNet(PretrainedModel):
             states.append(sample)
         sample = _run_block(self.middle_block, sample, projections, texts)
         for block in self.output_blocks:
-            sample = torch.cat([sample, states.pop()], dim=1)
-            sample = _run_block(block, sample, projections, texts)
+            sample = _run_block(block, sample, projections, texts, states.pop())
         output: Tensor = self.out(sample)
         return output.contiguous() if was_contiguous else output
 
 
 def _run_block(
-    block: nn.Module, sample: Tensor, times: Iterator[Tensor], texts: Iterator[Any]
+    block: nn.Module,
+    sample: Tensor,
+    times: Iterator[Tensor],
+    texts: Iterator[Any],
+    state: Tensor | None = None,
 ) -> Tensor:
-    """Run the layers of a block, each with what it needs beside the sample."""
+    """Run the layers of a block, each with what it needs beside the sample.
+
+    A state of the way down is for the first layer, which is a residual block then.
+    """
     for layer in cast("nn.ModuleList", block):
         if isinstance(layer, GlideResBlock):
-            sample = layer(sample, next(times))
+            sample = layer(sample, next(times), state)
+            state = None
         elif isinstance(layer, GlideAttentionBlock):
             sample = layer(sample, next(texts))
         else:

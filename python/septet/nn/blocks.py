@@ -11,7 +11,6 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import nn
 
 from septet.nn.attention import SpatialAttention
@@ -271,7 +270,7 @@ class UpBlock2D(nn.Module):
         for resnet, attention in zip_longest(self.resnets, self.attentions):
             # A state from before the text came in serves both halves of guidance.
             state = repeat_rows(states.pop(), sample.shape[0])
-            sample = resnet(torch.cat([sample, state], dim=1), next(times))
+            sample = resnet(sample, next(times), state)
             if attention is not None:
                 sample = _attend(attention, sample, context)
         for upsampler in self.upsamplers:

@@ -63,18 +63,23 @@ class Conv2d(nn.Conv2d):
         residual: Tensor | None = None,
         shift: Tensor | None = None,
         upscale: int = 1,
+        rest: Tensor | None = None,
     ) -> Tensor:
         """Convolve, then add.
 
         Args:
             input: ``[B, in_channels, H, W]``.
-            residual: Added to the result, of its shape; left unchanged.
+            residual: Added to the result, of its shape or half as high and wide: then every pixel
+                of it is repeated in both directions. Left unchanged.
             shift: ``[1, out_channels]`` or ``[B, out_channels]``, added to every pixel.
             upscale: 2 repeats every pixel of the input in both directions first.
+            rest: ``[B, C', H, W]``, further channels behind those of ``input``.
 
         Returns:
             ``[B, out_channels, H', W']``.
         """
+        if rest is not None and not self.reads_both(input, rest):
+            input, rest = torch.cat([input, rest], dim=1), None
         if self.infers(input, residual):
             packed = self._pack_for(input, upscale)
             if packed is not None:
@@ -88,7 +93,14 @@ class Conv2d(nn.Conv2d):
                     shift=shift,
                     residual=residual,
                     upscale=upscale,
+                    rest=rest,
                 )
+        if rest is not None:
+            input = torch.cat([input, rest], dim=1)
+        if residual is not None:
+            size = self.output_size(input, upscale)
+            if tuple(residual.shape[2:]) != size:
+                residual = F.interpolate(residual, size=size, mode="nearest")
         if upscale != 1:
             input = F.interpolate(input, scale_factor=float(upscale), mode="nearest")
         return self._torch_convolution(input, residual, shift)
@@ -113,19 +125,33 @@ class Conv2d(nn.Conv2d):
         """Tell whether oneDNN serves this call; every other one takes the ordinary way."""
         return HAS_ONEDNN and self.infers(input, residual)
 
+    def reads_both(self, input: Tensor, rest: Tensor) -> bool:
+        """Tell whether the channels of two tensors need not be concatenated first."""
+        return (
+            input.shape[1] % 16 == rest.shape[1] % 16 == 0
+            and self.infers(input)
+            and self.infers(rest)
+            and self.algorithm(input) == "direct"
+        )
+
     def algorithm(self, input: Tensor, upscale: int = 1) -> str:
         """Return who computes this call in inference on the CPU.
 
         Returns:
             "torch", or the name of an algorithm of :func:`septet.ops.conv2d`.
         """
-        outputs = 1
+        height, width = self.output_size(input, upscale)
+        kernel, stride, dilation = self.kernel_size, self.stride, self.dilation
+        return chosen_convolution(ConvLayer(kernel, stride, dilation, self.groups, height * width))
+
+    def output_size(self, input: Tensor, upscale: int = 1) -> tuple[int, int]:
+        """Return height and width of the result."""
+        sizes = []
         for axis in (0, 1):
             size = input.shape[2 + axis] * upscale + 2 * int(self.padding[axis])
             reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
-            outputs *= (size - reach) // self.stride[axis] + 1
-        kernel, stride, dilation = self.kernel_size, self.stride, self.dilation
-        return chosen_convolution(ConvLayer(kernel, stride, dilation, self.groups, outputs))
+            sizes.append((size - reach) // self.stride[axis] + 1)
+        return sizes[0], sizes[1]
 
     def infers(self, input: Tensor, residual: Tensor | None = None) -> bool:
         """Tell whether packed weights can serve: float32 on the CPU, and no gradients."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -98,20 +99,38 @@ class GlideResBlock(nn.Module):
         if in_channels != out_channels:
             self.skip_connection = Conv2d(in_channels, out_channels, kernel_size=1)
 
-    def forward(self, sample: Tensor, time: Tensor) -> Tensor:
+    def forward(self, sample: Tensor, time: Tensor, state: Tensor | None = None) -> Tensor:
         """Run the block.
 
         Args:
             sample: ``[B, in_channels, H, W]``.
             time: ``[B or 1, 2 * out_channels]``, what ``emb_layers`` makes of the embedding. It is
                 an argument because it does not depend on the sample.
+            state: ``[B, C, H, W]``, the last C of the input channels, if ``sample`` has only those
+                before them: where layers can read both, nothing is concatenated.
 
         Returns:
             ``[B, out_channels, H', W']``.
         """
+        norm_in, resample, convolve_in = self.in_layers
         norm, _, dropout, convolve = self.out_layers
-        hidden = dropout(norm(self.in_layers(sample), time))
-        result: Tensor = convolve(hidden, residual=self.skip_connection(self.in_layers[1](sample)))
+        shortcut = self.skip_connection
+        reads_both = (
+            state is not None
+            and isinstance(resample, nn.Identity)
+            and isinstance(shortcut, Conv2d)
+            and shortcut.reads_both(sample, state)
+        )
+        if state is not None and not reads_both:
+            sample, state = torch.cat([sample, state], dim=1), None
+        hidden = norm_in(sample, rest=state)
+        upscale = 2 if isinstance(resample, nn.Upsample) else 1
+        if upscale == 1:
+            hidden, sample = resample(hidden), resample(sample)
+        hidden = dropout(norm(convolve_in(hidden, upscale=upscale), time))
+        # of half the size where the resolution doubles; a 1x1 shortcut gives the same before
+        residual = shortcut(sample, rest=state) if reads_both else shortcut(sample)
+        result: Tensor = convolve(hidden, residual=residual)
         return result
 
 

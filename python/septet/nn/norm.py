@@ -39,7 +39,11 @@ class GroupNormAct(nn.GroupNorm):
         self._act = activation(name) if name and name not in _FUSED else None
 
     def forward(
-        self, input: Tensor, scale_shift: Tensor | None = None, mask: Tensor | None = None
+        self,
+        input: Tensor,
+        scale_shift: Tensor | None = None,
+        mask: Tensor | None = None,
+        rest: Tensor | None = None,
     ) -> Tensor:
         """Normalise.
 
@@ -48,9 +52,10 @@ class GroupNormAct(nn.GroupNorm):
             scale_shift: ``[B or 1, 2 * C]``: the first C columns are the scale s, the others the
                 shift t of ``y * (1 + s) + t``, applied after the affine parameters.
             mask: ``[B, 1, ...]``, multiplies the result.
+            rest: ``[B, C', ...]``, further channels behind those of ``input``.
 
         Returns:
-            A tensor like ``input``.
+            A tensor like ``input``, with the channels of both.
         """
         hidden = group_norm_act(
             input,
@@ -61,6 +66,7 @@ class GroupNormAct(nn.GroupNorm):
             activation=self._fused,
             scale_shift=scale_shift,
             mask=mask if self._act is None else None,
+            rest=rest,
         )
         if self._act is None:
             return hidden

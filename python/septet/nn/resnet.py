@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -72,7 +73,9 @@ class ResnetBlock2D(nn.Module):
         if in_channels != out_channels:
             self.conv_shortcut = Conv2d(in_channels, out_channels, kernel_size=1)
 
-    def forward(self, sample: Tensor, time: Tensor | None = None) -> Tensor:
+    def forward(
+        self, sample: Tensor, time: Tensor | None = None, state: Tensor | None = None
+    ) -> Tensor:
         """Run the block.
 
         Args:
@@ -80,22 +83,31 @@ class ResnetBlock2D(nn.Module):
             time: ``[B or 1, time_channels]``, the output of ``time_emb_proj`` on the activated
                 time embedding; None without one. It is an argument because it does not depend on
                 the sample: a sampling loop computes it once for all steps.
+            state: ``[B, C, H, W]``, the last C of the input channels, if ``sample`` has only those
+                before them: where layers can read both, nothing is concatenated.
 
         Returns:
             ``[B, out_channels, H', W']``.
         """
-        hidden = self.norm1(sample)
-        if self.resample is not None:
-            hidden, sample = self._resample(hidden), self._resample(sample)
+        if state is not None and not self._reads_both(sample, state):
+            sample, state = torch.cat([sample, state], dim=1), None
+        hidden = self.norm1(sample, rest=state)
+        upscale = 2 if self.resample == "up" else 1
+        if self.resample == "down":
+            hidden, sample = (F.avg_pool2d(x, kernel_size=2) for x in (hidden, sample))
         # One name, so that each tensor is freed as soon as the next one is there.
-        hidden = self.conv1(hidden, shift=None if self.scale_shift else time)
+        hidden = self.conv1(hidden, shift=None if self.scale_shift else time, upscale=upscale)
         hidden = self.norm2(hidden, time if self.scale_shift else None)
         if self.conv_shortcut is not None:
-            sample = self.conv_shortcut(sample)
+            sample = self.conv_shortcut(sample, rest=state)
+        # of half the size where the resolution doubles; a 1x1 shortcut gives the same before
         total: Tensor = self.conv2(hidden, residual=sample)
         return total if self.output_scale_factor == 1 else total / self.output_scale_factor
 
-    def _resample(self, sample: Tensor) -> Tensor:
-        if self.resample == "up":
-            return F.interpolate(sample, scale_factor=2.0, mode="nearest")
-        return F.avg_pool2d(sample, kernel_size=2)
+    def _reads_both(self, sample: Tensor, state: Tensor) -> bool:
+        shortcut = self.conv_shortcut
+        return (
+            self.resample is None
+            and isinstance(shortcut, Conv2d)
+            and shortcut.reads_both(sample, state)
+        )

@@ -28,8 +28,8 @@ from torch import Tensor
 # Below this the C library keeps freed memory itself.
 _SMALLEST = 512 * 1024
 # What may lie around for reuse, and what one buffer may take of it.
-_CAPACITY = 256 * 1024 * 1024
-_LARGEST = _CAPACITY // 4
+_CAPACITY = 1024 * 1024 * 1024
+_LARGEST = 96 * 1024 * 1024
 _ALIGNMENT = 64
 
 # numpy has no bfloat16: its arrays are bytes.

@@ -87,6 +87,7 @@ def conv2d(
     shift: Tensor | None = None,
     residual: Tensor | None = None,
     upscale: int = 1,
+    rest: Tensor | None = None,
 ) -> Tensor:
     """Convolve, then add bias, shift and residual in this order.
 
@@ -100,8 +101,11 @@ def conv2d(
         padding: Zeros on both sides.
         dilation: Distance between taps.
         shift: ``[1 or B, out_channels]``, added to every pixel.
-        residual: Of the shape of the result.
+        residual: Of the shape of the result, or half as high and wide: then every pixel of it is
+            repeated in both directions.
         upscale: 2 repeats every pixel of the input in both directions first.
+        rest: ``[B, C', H, W]``, further channels behind those of ``input``, as if the two had been
+            concatenated; for the direct algorithm and multiples of 16 channels in both.
 
     Returns:
         ``[B, out_channels, H', W']``, channels_last.
@@ -112,13 +116,14 @@ def conv2d(
     if input.dim() != 4:
         raise ValueError(f"septet.conv2d: input must be [B, C, H, W], got {list(input.shape)}")
     source = weight.source
+    channels = input.shape[1] + (0 if rest is None else rest.shape[1])
     # the packed weights do not tell, since their depth is padded
-    if input.shape[1] != source.shape[1]:
+    if channels != source.shape[1]:
         raise ValueError(
             f"septet.conv2d: input must have the {source.shape[1]} channels of weight, got "
-            f"{input.shape[1]}"
+            f"{channels}"
         )
-    if wants_reference(input, source, bias, shift, residual):
+    if wants_reference(input, source, bias, shift, residual, rest):
         from septet.testing.references.conv import conv2d as reference
 
         return reference(
@@ -131,6 +136,7 @@ def conv2d(
             shift=shift,
             residual=residual,
             upscale=upscale,
+            rest=rest,
         )
     kernel_size = source.shape[2:]
     height, width = (
@@ -143,6 +149,7 @@ def conv2d(
     run(
         _library.ops().conv2d.default,
         input.contiguous(memory_format=torch.channels_last),
+        rest if rest is None else rest.contiguous(memory_format=torch.channels_last),
         weight.values,
         kernel_size,
         ALGORITHMS[weight.algorithm],

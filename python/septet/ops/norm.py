@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from septet.ops import _library
-from septet.ops._buffers import empty_like
+from septet.ops._buffers import empty_channels_last, empty_like
 from septet.ops._dispatch import dense, run, wants_reference
 
 #: Activations the kernel knows, by the number it takes.
@@ -22,6 +23,7 @@ def group_norm_act(
     activation: str = "identity",
     scale_shift: Tensor | None = None,
     mask: Tensor | None = None,
+    rest: Tensor | None = None,
 ) -> Tensor:
     """Normalise groups of channels, then scale, shift, activate and mask.
 
@@ -38,6 +40,9 @@ def group_norm_act(
         activation: "identity", "silu" or "mish".
         scale_shift: ``[N or 1, 2 * C]``: C scales, then C shifts.
         mask: ``[N, 1, ...]``.
+        rest: ``[N, C', ...]``, further channels behind those of ``input``: the result is that of
+            their concatenation, with C + C' channels. In channels_last on the CPU nothing is
+            concatenated.
 
     Returns:
         A tensor like ``input``, in its layout.
@@ -50,7 +55,7 @@ def group_norm_act(
             f"septet.group_norm_act: activation must be one of {', '.join(ACTIVATIONS)}, got "
             f"{activation!r}"
         )
-    if wants_reference(input, weight, bias, scale_shift, mask):
+    if wants_reference(input, weight, bias, scale_shift, mask, rest):
         from septet.testing.references.norm import group_norm_act as reference
 
         return reference(
@@ -62,12 +67,20 @@ def group_norm_act(
             activation=activation,
             scale_shift=scale_shift,
             mask=mask,
+            rest=rest,
         )
+    if rest is not None and not (_is_channels_last(input) and _is_channels_last(rest)):
+        input, rest = torch.cat([input, rest], dim=1), None
     input = dense(input)
-    out = empty_like(input)
+    if rest is None:
+        out = empty_like(input)
+    else:
+        batch, channels, height, width = input.shape
+        out = empty_channels_last(input, (batch, channels + rest.shape[1], height, width))
     run(
         _library.ops().group_norm_act.default,
         input,
+        rest,
         num_groups,
         weight,
         bias,
@@ -78,3 +91,12 @@ def group_norm_act(
         out,
     )
     return out
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    """Tell whether the kernel can read a tensor beside another one."""
+    return (
+        tensor.device.type == "cpu"
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+        and not tensor.is_contiguous()
+    )

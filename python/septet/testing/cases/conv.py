@@ -24,8 +24,9 @@ def _case(
     *,
     bias: bool = True,
     shift: int | None = None,
-    residual: bool = False,
+    residual: bool | str = False,
     contiguous: bool = False,
+    rest: int = 0,
     **geometry: Any,
 ) -> OpCase:
     def inputs(dtype: torch.dtype) -> dict[str, Any]:
@@ -38,6 +39,9 @@ def _case(
             "padding": (kernel[0] // 2, kernel[1] // 2),
             **geometry,
         }
+        if rest:
+            # the last channels, in memory of their own
+            arguments["input"], arguments["rest"] = torch.split(x, [shape[1] - rest, rest], dim=1)
         if bias:
             arguments["bias"] = torch.randn(out_channels, generator=g)
         if shift is not None:
@@ -46,6 +50,8 @@ def _case(
             with torch.no_grad():
                 like = reference(**arguments)
             arguments["residual"] = torch.randn(like.shape, generator=g)
+            if residual == "half":
+                arguments["residual"] = arguments["residual"][..., ::2, ::2].contiguous()
         return arguments
 
     return OpCase("conv2d", name, conv2d, reference, inputs, dtypes=(torch.float32,), cuda=False)
@@ -88,7 +94,12 @@ CASES = [
     _case("contiguous", (1, 6, 5, 5), 8, contiguous=True, residual=True),
     _case("no_bias", (1, 6, 5, 5), 8, bias=False),
     _case("upscaled", (2, 16, 5, 4), 16, upscale=2),
+    _case("upscaled_residual", (2, 16, 5, 4), 21, upscale=2, residual=True),
+    _case("half_residual", (2, 16, 6, 4), 21, residual="half"),
     _case("empty", (0, 6, 5, 5), 8),
+    _case("rest", (2, 48, 6, 7), 40, kernel=(1, 1), rest=16, residual=True),
+    _case("rest_of_taps", (2, 80, 9, 8), 20, rest=48, stride=(2, 2)),
+    _case("rest_many_rows", (2, 32, 17, 16), 16, kernel=(1, 1), rest=16),
     *(
         row
         for algorithm in ("winograd2", "winograd4")
@@ -98,7 +109,8 @@ CASES = [
             _case(f"{algorithm}_unpadded", (1, 16, 6, 5), 24, algorithm, padding=(0, 0)),
             _case(f"{algorithm}_wide_padding", (1, 8, 4, 3), 16, algorithm, padding=(2, 3)),
             _case(f"{algorithm}_upscaled", (1, 8, 5, 6), 16, algorithm, upscale=2),
-            _case(f"{algorithm}_many_tiles", (2, 16, 33, 34), 4, algorithm),
+            _case(f"{algorithm}_half_residual", (2, 8, 10, 6), 20, algorithm, residual="half"),
+            _case(f"{algorithm}_many_tiles", (2, 16, 57, 58), 4, algorithm),
             _packing("odd", (11, 5, 3, 3), algorithm),
             _packing("whole_groups", (32, 16, 3, 3), algorithm),
         )

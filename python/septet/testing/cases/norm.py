@@ -23,6 +23,7 @@ def _case(
     affine: bool = True,
     scale_shift: int | None = None,
     mask: bool = False,
+    rest: int = 0,
     dtypes: tuple[torch.dtype, ...] | None = None,
 ) -> OpCase:
     def inputs(dtype: torch.dtype) -> dict[str, Any]:
@@ -37,6 +38,12 @@ def _case(
             "eps": 1e-5,
             "activation": activation,
         }
+        if rest:
+            # the last channels, in memory of their own
+            arguments["input"], arguments["rest"] = (
+                part.contiguous(memory_format=torch.channels_last)
+                for part in torch.split(x, [channels - rest, rest], dim=1)
+            )
         if affine:
             arguments["weight"] = (1 + 0.3 * torch.randn(channels, generator=g)).to(dtype)
             arguments["bias"] = (0.2 * torch.randn(channels, generator=g)).to(dtype)
@@ -50,7 +57,17 @@ def _case(
         return arguments
 
     extra: dict[str, Any] = {} if dtypes is None else {"dtypes": dtypes}
-    return OpCase("group_norm_act", name, group_norm_act, reference, inputs, bitwise=False, **extra)
+    # for CUDA the face concatenates the two
+    return OpCase(
+        "group_norm_act",
+        name,
+        group_norm_act,
+        reference,
+        inputs,
+        bitwise=False,
+        cuda=not rest,
+        **extra,
+    )
 
 
 CASES = [
@@ -78,4 +95,7 @@ CASES = [
     # the mean is a thousand times the spread: squares about zero would lose the variance
     _case("far_from_zero", (1, 8, 9, 9), 2, offset=1000.0, dtypes=(torch.float64,)),
     _case("empty", (0, 8, 4, 4), 4),
+    _case("rest", (2, 96, 7, 6), 8, channels_last=True, rest=32),
+    _case("rest_within_a_group", (2, 60, 9, 9), 5, channels_last=True, rest=17, scale_shift=2),
+    _case("rest_many_tasks", (1, 160, 17, 13), 32, channels_last=True, rest=64, mask=True),
 ]

@@ -26,8 +26,11 @@ def conv2d(
     shift: Tensor | None = None,
     residual: Tensor | None = None,
     upscale: int = 1,
+    rest: Tensor | None = None,
 ) -> Tensor:
     """Compute the result of :func:`septet.ops.conv2d`."""
+    if rest is not None:
+        input = torch.cat([input, rest], dim=1)
     if upscale != 1:
         input = F.interpolate(input, scale_factor=float(upscale), mode="nearest")
     hidden = F.conv2d(
@@ -35,6 +38,8 @@ def conv2d(
     )
     if shift is not None:
         hidden = hidden + shift[:, :, None, None]
+    if residual is not None and residual.shape != hidden.shape:
+        residual = F.interpolate(residual, scale_factor=2.0, mode="nearest")
     return hidden if residual is None else hidden + residual
 
 

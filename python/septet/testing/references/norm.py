@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,8 +17,11 @@ def group_norm_act(
     activation: str = "identity",
     scale_shift: Tensor | None = None,
     mask: Tensor | None = None,
+    rest: Tensor | None = None,
 ) -> Tensor:
     """Return what :func:`septet.ops.group_norm_act` must return."""
+    if rest is not None:
+        input = torch.cat([input, rest], dim=1)
     hidden = F.group_norm(input, num_groups, weight, bias, eps)
     if scale_shift is not None:
         spread = scale_shift.reshape(*scale_shift.shape, *(1,) * (input.dim() - 2))
