@@ -14,7 +14,7 @@ from septet.nn.packing import PackingBudget, packing_limit
 from septet.ops import ConvLayer, chosen_convolution, conv2d, pack_conv2d
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from septet.ops import PackedWeight
 
@@ -228,14 +228,54 @@ class Conv2d(nn.Conv2d):
 
 def share_packing(network: nn.Module) -> PackingBudget:
     """Let the convolutions of a network share one budget for their packed weights."""
-    layers = [module for module in network.modules() if type(module) is Conv2d]
+    layers = winograd_pixels(network)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     shapes = [tuple(layer.weight.shape) for layer in layers]
-    budget = PackingBudget(shapes, packing_limit(shapes, parameters, available_bytes()))
+    limit = packing_limit(shapes, parameters, available_bytes())
+    budget = PackingBudget(shapes, list(layers.values()), limit)
     for key, layer in enumerate(layers):
         layer._budget, layer._budget_key = budget, key
         layer._packs = None
     return budget
+
+
+def winograd_pixels(network: nn.Module) -> dict[Conv2d, float]:
+    """Estimate for every convolution of a network how many pixels Winograd's algorithm computes.
+
+    Sizes are not known before the first call, and all convolutions have to be weighed before it.
+    But what halves or doubles the resolution can be counted on the way through the network.
+
+    Returns:
+        Pixels in units of those of the input; none for a layer that the algorithm does not suit.
+    """
+    pixels = 1.0
+    found: dict[Conv2d, float] = {}
+    for module in _as_they_run(network):
+        if isinstance(module, nn.Conv2d):
+            pixels /= module.stride[0] * module.stride[1]
+        elif isinstance(module, nn.ConvTranspose2d):
+            pixels *= module.stride[0] * module.stride[1]
+        elif isinstance(module, nn.AvgPool2d) or getattr(module, "resample", None) == "down":
+            pixels /= 4
+        elif isinstance(module, nn.Upsample) or getattr(module, "resample", None) == "up":
+            pixels *= 4
+        if type(module) is Conv2d:
+            suits = (module.kernel_size, module.stride, module.dilation) == ((3, 3), (1, 1), (1, 1))
+            found[module] = pixels if suits else 0.0
+    return found
+
+
+def _as_they_run(module: nn.Module) -> Iterator[nn.Module]:
+    """Walk through modules in the order of their registration, which is that of their use."""
+    yield module
+    children = dict(module.named_children())
+    names = list(children)
+    if {"up_blocks", "mid_block"} <= children.keys():
+        # but for this: diffusers registers the middle behind the way up
+        names.remove("mid_block")
+        names.insert(names.index("up_blocks"), "mid_block")
+    for name in names:
+        yield from _as_they_run(children[name])
 
 
 def weight_version(weight: Tensor) -> tuple[int, int]:

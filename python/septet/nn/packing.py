@@ -79,12 +79,15 @@ class PackingBudget:
 
     Args:
         shapes: Shapes of the weights of all layers that may ask; a layer's key is its place.
+        pixels: How many of each of them Winograd's algorithm would compute, in any unit.
         limit: How many numbers packed weights may hold.
     """
 
-    def __init__(self, shapes: Sequence[tuple[int, ...]], limit: int) -> None:
+    def __init__(
+        self, shapes: Sequence[tuple[int, ...]], pixels: Sequence[float], limit: int
+    ) -> None:
         self._shapes = list(shapes)
-        self._plan, self._spare = _plan(shapes, limit)
+        self._plan, self._spare = _plan(shapes, pixels, limit)
         self._granted: dict[int, dict[str, str]] = {}
 
     def grant(self, key: int, algorithm: str) -> str | None:
@@ -116,13 +119,14 @@ class PackingBudget:
         return algorithm
 
 
-def _plan(shapes: Sequence[tuple[int, ...]], limit: int) -> tuple[list[str], int]:
+def _plan(
+    shapes: Sequence[tuple[int, ...]], pixels: Sequence[float], limit: int
+) -> tuple[list[str], int]:
     """Choose an algorithm for each layer such that packed weights save the most time.
 
     Per number that packing adds, tiles of 2x2 save 5/9 of the products for 7/9 of the weights, and
     from there to tiles of 4x4 it is 7/36 for 20/9: an eighth as much. Either is worth the more, the
-    more pixels a layer has. These are not known before the first call, but networks halve the
-    resolution about where they double the channels.
+    more pixels a layer has.
 
     Returns:
         The algorithms, and how much of the limit is left; negative if it does not even do for the
@@ -131,9 +135,9 @@ def _plan(shapes: Sequence[tuple[int, ...]], limit: int) -> tuple[list[str], int
     plan = ["direct"] * len(shapes)
     spare = limit - sum(packed_floats(shape, "direct") for shape in shapes)
     steps = [
-        (worth / shape[0] ** 2, key, algorithm)
-        for key, shape in enumerate(shapes)
-        if shape[2:] == (3, 3)
+        (worth * pixels[key], key, algorithm)
+        for key in range(len(shapes))
+        if pixels[key] > 0
         for algorithm, worth in _WORTH.items()
     ]
     # the highest worth first; a layer's step to 2x2 comes before that to 4x4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,8 @@ class Upsample2D(nn.Module):
     Args:
         channels: Channels of input and output.
     """
+
+    resample: Literal["up"] = "up"
 
     _folded: Tensor | None = None
     _folded_from: tuple[int, int] | None = None

@@ -28,7 +28,7 @@ from torch import Tensor
 # Below this the C library keeps freed memory itself.
 _SMALLEST = 512 * 1024
 # What may lie around for reuse, and what one buffer may take of it.
-_CAPACITY = 1024 * 1024 * 1024
+_CAPACITY = 512 * 1024 * 1024
 _LARGEST = 96 * 1024 * 1024
 _ALIGNMENT = 64
 
