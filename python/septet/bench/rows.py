@@ -21,12 +21,14 @@ from torch import Tensor
 SUITES = {
     "ops": ("scheduler_rows", "op_rows", "attention_rows", "conv_rows"),
     "models": ("model_rows",),
+    "pipelines": ("pipeline_rows",),
+    "startup": ("startup_rows",),
     "large": ("large_rows", "glide_rows"),
     "cuda": ("cuda_rows",),
     "speech": ("speech_rows",),
 }
 #: What "all" stands for. The others take gigabytes and long: they are asked for by name.
-QUICK_SUITES = ("ops", "models")
+QUICK_SUITES = ("ops", "models", "pipelines", "startup")
 #: In which order the values of weights and images may lie.
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -108,19 +110,59 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SeparateWorkload:
-    """A row whose candidates are never in memory together.
+    """A row whose candidates have processes of their own.
 
     Attributes:
         candidates: In the order in which they run. The others are compared with the first.
         write_weights: Writes into a folder what the candidates load; it can be pickled too.
-        ref: What the first one's result is, in words.
+        ref: What they are compared with, in words.
         num_flops: Floating-point operations of an evaluation; 0 if that limits nothing.
+        exact: Computes from the folder what they are compared with instead of the first one's
+            result; it can be pickled too.
+        stay: Whether all processes are there from the first turn to the last, because there is
+            memory enough for all; otherwise only that whose turn it is.
     """
 
     candidates: tuple[Candidate, ...]
     write_weights: Callable[[Path], object]
     ref: str
     num_flops: int = 0
+    exact: Callable[[Path], Sequence[Tensor]] | None = None
+    stay: bool = False
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a new process does from its start; a result is awaited from it.
+
+    Attributes:
+        name: Who does it.
+        source: Python, which finds the folder of the weights in ``folder`` and leaves an array in
+            ``result``.
+        is_baseline: Speed-ups of the others are over this one.
+    """
+
+    name: str
+    source: str
+    is_baseline: bool = False
+
+
+@dataclass(frozen=True)
+class StartWorkload:
+    """A row whose programs are timed from the start of the process to their result.
+
+    Attributes:
+        programs: In the order in which they run. The others are compared with the first.
+        write_weights: Writes into a folder what the programs load.
+        common: What all of them do first, in Python: it takes its own turns, and its time is taken
+            off theirs.
+        ref: What they are compared with, in words.
+    """
+
+    programs: tuple[Program, ...]
+    write_weights: Callable[[Path], object]
+    common: str
+    ref: str
 
 
 @dataclass(frozen=True)
@@ -138,7 +180,7 @@ class Row:
     suite: str
     name: str
     case: dict[str, Any]
-    build: Callable[[], Workload | SeparateWorkload]
+    build: Callable[[], Workload | SeparateWorkload | StartWorkload]
     obstacle: Callable[[], str | None] = lambda: None
 
 

@@ -22,8 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument(
         "--suite",
-        choices=("ops", "models", "large", "speech", "all"),
-        help="all (if not given) is ops and models; large has the networks of gigabytes, speech "
+        choices=("ops", "models", "pipelines", "startup", "large", "speech", "all"),
+        help="all (if not given) is the first four: operators, networks, whole pipelines, and the "
+        "way from the start of a process to a result; large has the networks of gigabytes, speech "
         "whole runs beside the original packages",
     )
     parser.add_argument(
@@ -50,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     length.add_argument(
         "--repeats",
         type=_count,
-        help="turns per implementation instead; 3 in suites large and speech if not given",
+        help="turns per implementation instead; if not given, 7 in suite startup, 3 in large and "
+        "speech",
     )
     parser.add_argument(
         "--from-json",
@@ -59,7 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="measure nothing, but show what --json wrote, of several runs together",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write one JSON object per line")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write one JSON object per line, those of a case as soon as it is done",
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the speed-ups")
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="write the page of docs/performance.md"
@@ -98,7 +105,7 @@ def run_bench(arguments: argparse.Namespace) -> None:
         records = _measure(_without_obstacles(chosen, arguments.originals), arguments)
     if warning := report.unrest(records):
         print(f"septet: {warning}", file=sys.stderr)
-    if arguments.json is not None:
+    if arguments.json is not None and arguments.from_json:
         write_json_lines(records, arguments.json)
     if arguments.plot is not None:
         plot.write_svg(records, arguments.plot)
@@ -134,14 +141,23 @@ def _without_obstacles(chosen: Sequence[Row], originals: Path | None) -> list[Ro
 
 def _measure(chosen: Sequence[Row], arguments: argparse.Namespace) -> list[Record]:
     from septet.bench import report, runner
+    from septet.bench.records import append_json_lines, write_json_lines
 
     if not chosen:
         return []
+    if arguments.json is not None:
+        write_json_lines((), arguments.json)
+
+    def on_row(records: list[Record]) -> None:
+        report.print_case(records)
+        if arguments.json is not None:
+            append_json_lines(records, arguments.json)
+
     settings = runner.Settings.of(
         arguments.seconds, arguments.repeats, arguments.threads, _command(arguments)
     )
     report.print_header()
-    return runner.run(chosen, settings, report.print_case)
+    return runner.run(chosen, settings, on_row)
 
 
 def _read(arguments: argparse.Namespace) -> list[Record]:
