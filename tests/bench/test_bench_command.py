@@ -82,7 +82,7 @@ def test_peers_that_are_not_installed_are_named(tmp_path):
 
 
 def test_list(capsys):
-    assert main(["bench", "--list", "--suite", "ops", "--filter", "pndm"]) == 0
+    assert main(["bench", "--list", "--suite", "ops", "--filter", "pndm.step"]) == 0
     assert capsys.readouterr().out.split() == ["pndm.step/1x3x32x32", "pndm.step/4x3x256x256"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from septet.bench import model_rows, op_rows, peers, rows, runner, scheduler_rows
+from septet.bench import loop_rows, model_rows, op_rows, peers, rows, runner, scheduler_rows
 from septet.models import UNet2DModel
 from septet.ops import NoiseKind, StepRow
 from septet.testing.cases import all_cases
@@ -41,6 +41,18 @@ def test_filter_is_a_regular_expression():
         rows.select("ops", "(")
     with pytest.raises(ValueError, match="suite"):
         rows.select("everything")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("name", "steps"), loop_rows.SPECS)
+def test_loops_agree(name, steps, monkeypatch):
+    pytest.importorskip("diffusers")
+    monkeypatch.setattr(loop_rows, "SPECS", ((name, steps),))
+    monkeypatch.setattr(loop_rows, "SHAPES", ((2, 3, 8, 8),))
+    theirs, ours = runner.run(loop_rows.rows(), QUICK)
+    assert (theirs.implementation, ours.implementation) == ("diffusers", "septet")
+    assert ours.accuracy.max_rel < 2e-4
+    assert [speedup.over for speedup in ours.speedups] == ["diffusers"]
 
 
 @pytest.mark.parametrize("entry", op_rows.ENLARGED, ids=lambda e: f"{e.op}-{e.name}")

@@ -66,6 +66,7 @@ class LargeSpec:
 SPECS = (
     LargeSpec("ldm-text2im-large", UNet2DConditionModel, LDM_TEXT2IM_LARGE, (2, 4, 32, 32)),
     LargeSpec("sd15", UNet2DConditionModel, STABLE_DIFFUSION, (2, 4, 32, 32)),
+    LargeSpec("sd15", UNet2DConditionModel, STABLE_DIFFUSION, (2, 4, 64, 64)),
     LargeSpec("sd-vae.decode", AutoencoderKL, STABLE_DIFFUSION_VAE, (1, 4, 32, 32)),
     LargeSpec("sd-vae.decode", AutoencoderKL, STABLE_DIFFUSION_VAE, (1, 4, 64, 64)),
 )

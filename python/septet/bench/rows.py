@@ -19,7 +19,7 @@ from torch import Tensor
 
 #: The modules that list the rows of every suite.
 SUITES = {
-    "ops": ("scheduler_rows", "op_rows", "attention_rows", "conv_rows"),
+    "ops": ("scheduler_rows", "loop_rows", "op_rows", "attention_rows", "conv_rows"),
     "models": ("model_rows",),
     "pipelines": ("pipeline_rows",),
     "startup": ("startup_rows",),
