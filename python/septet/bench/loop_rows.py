@@ -1,8 +1,7 @@
 """All steps of a run through ``scheduler.step``, each candidate in a process of its own.
 
 Where diffusers and septet take turns in one process, each finds memory that the other has just
-given back. A process that does nothing else shows what a loop costs its user: there the C library
-returns the megabytes that a step makes and drops to the system, and gets them anew.
+given back. Here each lives with what it allocates and drops itself, step after step.
 """
 
 from __future__ import annotations
