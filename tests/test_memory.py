@@ -6,17 +6,21 @@ import copy
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from septet import memory
-from septet.models import UNet2DModel
+from septet.models import UNet2DConditionModel, UNet2DModel
+from septet.models import base as models_base
 from septet.nn import Conv2d
 from septet.ops import use_convolution
+from septet.testing.tolerances import relative_error
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="only Linux tells pages of a file apart"
@@ -76,6 +80,71 @@ def test_weights_and_results_are_those_of_the_file_before_and_after_packing(fold
         assert torch.equal(_run(twin, image), _run(unmapped, image))
 
 
+def _kilobytes_of(path):
+    """Tell how much of a mapped file is in memory (proc_pid_smaps(5))."""
+    total, is_it = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match("[0-9a-f]+-[0-9a-f]+ ", line):
+            is_it = line.endswith(str(path))
+        elif is_it and line.startswith("Rss:"):
+            total += int(line.split()[1])
+    return total
+
+
+@pytest.mark.parametrize("choice", ["auto", "direct", "torch"])
+def test_what_has_been_packed_is_given_back(folder, image, choice):
+    model = UNet2DModel.from_pretrained(folder)
+    size = sum(v.nbytes for v in model.state_dict().values() if memory.is_mapped(v)) / 1024
+    for value in model.state_dict().values():
+        value.sum()
+    assert _kilobytes_of(_file(folder)) > size
+    with torch.no_grad(), use_convolution(choice):
+        model(image, 10)
+    assert _kilobytes_of(_file(folder)) < 0.1 * size
+
+
+TEXT_CONFIG = {
+    "sample_size": 8,
+    "block_out_channels": (32, 256),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "layers_per_block": 1,
+    "cross_attention_dim": 1024,
+    "attention_head_dim": 4,
+}
+
+
+def test_a_large_network_leaves_what_runs_once_for_all_steps_in_its_file(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    UNet2DConditionModel(**TEXT_CONFIG).save_pretrained(tmp_path)
+    copied = UNet2DConditionModel.from_pretrained(tmp_path)
+    monkeypatch.setattr(models_base, "SMALL_BYTES", 0)
+    model = UNet2DConditionModel.from_pretrained(tmp_path)
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    assert memory.is_mapped(model.get_parameter(layer))
+    assert not memory.is_mapped(copied.get_parameter(layer))
+    size = sum(v.nbytes for v in model.state_dict().values() if memory.is_mapped(v)) / 1024
+    assert size > 4 * 1024
+    latents, text = torch.randn(1, 4, 8, 8), torch.randn(1, 7, 1024)
+
+    def run(network):
+        prepared = network.prepare(torch.tensor([10, 5]), text)
+        return [network(latents, 10, text).sample, prepared(latents, 1)]
+
+    with torch.no_grad(), use_convolution("auto"):
+        for result, expected in zip(run(model), run(copied), strict=True):
+            assert relative_error(result, expected) < 1e-6
+        assert _kilobytes_of(_file(tmp_path)) < 0.1 * size
+        before = run(model)[0]
+        for network in (model, copied):
+            network.get_parameter(layer)[0] = 9
+        assert relative_error(run(model)[0], before) > 1e-6
+        assert relative_error(run(model)[0], run(copied)[0]) < 1e-6
+    model.requires_grad_(True)
+    model(latents, 10, text).sample.sum().backward()
+    assert model.get_parameter(layer).grad is not None
+
+
 def test_writing_to_a_mapped_weight_changes_the_model_and_not_the_file(folder, image):
     before = _file(folder).read_bytes()
     model = UNet2DModel.from_pretrained(folder)
@@ -128,7 +197,8 @@ def test_a_mapped_model_trains(folder, image):
 PEAK = """
 import json, re, sys, torch
 from pathlib import Path
-from septet.models import UNet2DModel
+from septet.models import UNet2DConditionModel, UNet2DModel
+from septet.models import base as models_base
 def kilobytes(name):
     text = Path("/proc/self/status").read_text()
     return int(re.search(name + r":\\s+(\\d+)", text)[1])

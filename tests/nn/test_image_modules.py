@@ -21,7 +21,9 @@ from septet.nn import (
     activation,
     sinusoidal_embedding,
 )
+from septet.nn.transformer import FeedForward
 from septet.ops import use_convolution
+from septet.testing.tolerances import relative_error
 
 OPTIONS = ResnetOptions(temb_channels=6, groups=2, eps=1e-5, act_fn="silu")
 
@@ -164,3 +166,14 @@ def test_attention_against_its_definition() -> None:
     output = layer.to_out[0](torch.cat(heads, dim=-1))
     expected = (sample + output.transpose(1, 2).reshape(sample.shape)) / 2
     torch.testing.assert_close(layer(sample), expected)
+
+
+def test_a_feed_forward_of_many_tokens_is_that_of_each() -> None:
+    layer = FeedForward(8)
+    hidden = torch.randn(3, 700, 8)
+    value, gate = layer.net[0].proj(hidden).chunk(2, dim=-1)
+    expected = layer.net[2](value * F.gelu(gate))
+    assert relative_error(layer(hidden), expected) < 1e-6
+    with torch.no_grad():
+        assert relative_error(layer(hidden), expected) < 1e-6
+        assert layer(hidden[:0]).shape == (0, 700, 8)

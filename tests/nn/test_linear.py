@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from septet.checkpoints import read_tensors, write_tensors
-from septet.nn.linear import PointwiseConv2d, joint_linear
+from septet.nn.linear import ConditionLinear, PointwiseConv2d, joint_linear
 
 
-def three(width: int = 6) -> nn.ModuleList:
-    return nn.ModuleList(nn.Linear(width, 4, bias=False) for _ in range(3))
+def three(width: int = 6, kind: type[nn.Linear] = nn.Linear) -> nn.ModuleList:
+    return nn.ModuleList(kind(width, 4, bias=False) for _ in range(3))
 
 
 def storages(layers: nn.ModuleList) -> set[int]:
@@ -28,8 +28,9 @@ def check(layers: nn.ModuleList, dtype: torch.dtype = torch.float32) -> None:
             torch.testing.assert_close(one, layer(tokens))
 
 
-def test_one_product_for_inference_and_no_second_copy() -> None:
-    layers = three()
+@pytest.mark.parametrize("kind", [nn.Linear, ConditionLinear])
+def test_one_product_for_inference_and_no_second_copy(kind: type[nn.Linear]) -> None:
+    layers = three(kind=kind)
     parameters = [*layers.parameters()]
     check(layers)
     assert len(storages(layers)) == 1

@@ -89,6 +89,35 @@ def test_small_huge_and_foreign_tensors_are_torchs(monkeypatch):
     assert _buffers._buffers == []
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_smaller_tensor_takes_a_larger_buffer(dtype):
+    large = X.to(dtype)
+    address = _buffers.empty_like(large).data_ptr()
+    half = _buffers.empty_like(large[:2]).fill_(1)
+    assert half.data_ptr() == address
+    assert half.untyped_storage().nbytes() == half.nbytes
+    assert _buffers.empty_like(large).fill_(2).data_ptr() != address
+    assert (half == 1).all()
+    assert len(_buffers._buffers) == 2
+
+
+def test_a_much_smaller_tensor_does_not():
+    address = _buffers.empty_like(X).data_ptr()
+    assert _buffers.empty_like(X[:1, :2]).data_ptr() != address
+    assert len(_buffers._buffers) == 2
+
+
+def test_of_free_buffers_the_smallest_that_will_do_is_taken():
+    held = [_buffers.empty_like(X[:rows]) for rows in (4, 2, 3)]
+    addresses = [tensor.data_ptr() for tensor in held]
+    del held
+    assert _buffers.empty_like(X[:3]).data_ptr() == addresses[2]
+    assert _buffers.empty_like(X[:2]).data_ptr() == addresses[1]
+    taken = _buffers.empty_like(X[:2])
+    assert taken.data_ptr() == addresses[1]
+    assert _buffers.empty_like(X[:2]).data_ptr() == addresses[2]
+
+
 def test_the_least_recently_used_make_room(monkeypatch):
     monkeypatch.setattr(_buffers, "_CAPACITY", 3 * X.nbytes)
     kept = [_buffers.empty_like(X).fill_(i) for i in range(5)]

@@ -28,8 +28,10 @@ from septet.checkpoints.hub import model_files
 from septet.checkpoints.weights import STEMS
 from septet.config import brief
 from septet.errors import CheckpointError
-from septet.memory import is_mapped, release
+from septet.memory import SMALLEST_MAPPED, is_mapped, release
 from septet.nn.conv import channels_last_on_cpu, is_plain, share_packing
+from septet.nn.linear import ConditionLinear
+from septet.nn.packing import SMALL_BYTES
 
 if TYPE_CHECKING:
     import os
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
 ModelT = TypeVar("ModelT", bound="PretrainedModel")
 
 CONFIG_NAME = "config.json"
-#: Weights of fewer bytes are copied out of their file: pages are given back as a whole.
-SMALLEST_MAPPED = 1 << 20
 
 
 class PretrainedModel(nn.Module):
@@ -244,17 +244,23 @@ class PretrainedModel(nn.Module):
         return self.eval().requires_grad_(False)
 
     def _own(self, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-        """Copy weights out of their file, but for those that will be packed: they stay mapped.
+        """Copy weights out of their file, but for those that can stay there: they remain mapped.
 
-        Copies are aligned for vector loads, which a file does not promise, so that products of
-        matrices do not depend on it; packing reads number by number. A copy gives the file's pages
-        back at once, so that loading never has everything twice.
+        These are the weights that will be packed and, in large networks, those of layers that run
+        once for all steps. Copies are aligned for vector loads, which a file does not promise, so
+        that products of matrices do not depend on it; packing reads number by number. A copy gives
+        the file's pages back at once, so that loading never has everything twice.
         """
-        packable = {f"{name}.weight" for name, layer in self.named_modules() if is_plain(layer)}
+        is_large = sum(tensor.nbytes for tensor in tensors.values()) > SMALL_BYTES
+        staying = {
+            f"{name}.weight"
+            for name, layer in self.named_modules()
+            if is_plain(layer) or (is_large and type(layer) is ConditionLinear)
+        }
         weights = {}
         for key, tensor in tensors.items():
             mapped = is_mapped(tensor)
-            if mapped and key in packable and _can_stay(tensor, dtype):
+            if mapped and key in staying and _can_stay(tensor, dtype):
                 # a storage of its own: that of the file would be pickled and copied as a whole
                 weights[key] = torch.from_numpy(tensor.detach().numpy())
                 continue

@@ -1,4 +1,4 @@
-"""Linear layers that read the same input, run as one; and 1x1 convolutions of tokens."""
+"""Linear layers of conditions, of the same input run as one, and 1x1 convolutions of tokens."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from septet.memory import SMALLEST_MAPPED, is_mapped, release
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +30,27 @@ class PointwiseConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """Map ``[..., in_channels]`` to ``[..., out_channels]``."""
         return F.linear(input, self.weight.flatten(1), self.bias)
+
+
+class ConditionLinear(nn.Linear):
+    """A linear layer of what a sample is conditioned on: it runs once for all steps.
+
+    So its weight may stay in a file that is mapped, instead of taking memory through all steps: it
+    is read when the layer runs, and its pages are given back.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``[..., in_features]`` to ``[..., out_features]``."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not self.is_mapped():
+            return super().forward(input)
+        # a copy is aligned for vector loads: the product's bits must not depend on the file
+        result = F.linear(input, self.weight.clone(), self.bias)
+        release(self.weight)
+        return result
+
+    def is_mapped(self) -> bool:
+        """Tell whether the weight is in a file."""
+        return self.weight.nbytes >= SMALLEST_MAPPED and is_mapped(self.weight)
 
 
 def joint_linear(input: Tensor, layers: Sequence[nn.Linear]) -> tuple[Tensor, ...]:
@@ -52,7 +75,7 @@ def joint_linear(input: Tensor, layers: Sequence[nn.Linear]) -> tuple[Tensor, ..
 def _can_join(layers: Sequence[nn.Linear]) -> bool:
     """Tell whether these are plain layers: neither replaced, nor hooked, nor quantised."""
     return all(
-        type(layer) is nn.Linear
+        (type(layer) is nn.Linear or (type(layer) is ConditionLinear and not layer.is_mapped()))
         and type(layer.weight) is nn.Parameter
         and layer.bias is None
         and not layer._forward_hooks

@@ -33,11 +33,11 @@ def _checked(text: str) -> float:
 PACK_BUDGET = None if (_given := os.environ.get("SEPTET_PACK_BUDGET")) is None else _checked(_given)
 
 #: Up to this size of a float32 network, memory is no matter: Winograd wherever it is faster.
-SMALL_BYTES = 1_000_000_000
-_SMALL_FACTOR = 2.5
+SMALL_BYTES = 2_000_000_000
+_SMALL_FACTOR = 1.9
 #: A larger one may take so much more than its smallest packing, in units of its parameters. That is
-#: for most of the time that Winograd saves: the layers of the most pixels have the fewest weights.
-_LARGE_EXTRA = 0.15
+#: for much of the time that Winograd saves: the layers of the most pixels have the fewest weights.
+_LARGE_EXTRA = 0.06
 _BYTES = 4
 
 
@@ -49,11 +49,11 @@ def packing_limit(
 ) -> int:
     """Return how many numbers the packed weights of a network may hold together.
 
-    A budget that is given counts. Otherwise it is 2.5 times the parameters for a network of at
-    most 1 GB. A larger one is packed such that it takes little more than before: the weights that
-    were packed are given back, so that their smallest packing comes for nothing, and 0.15 times
-    the parameters are added. Whatever the
-    budget, packing takes no more than half of the memory that is free at the first call.
+    A budget that is given counts. Otherwise it is 1.9 times the parameters for a network of at
+    most 2 GB. A larger one is packed such that it takes little more than before: the weights that
+    were packed are given back, so that their smallest packing comes for nothing, and 0.06 times
+    the parameters are added. Whatever the budget, packing takes no more than half of the memory
+    that is free at the first call.
 
     Args:
         shapes: Shapes of the weights that may be packed.

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from septet.memory import release
 from septet.nn.conv import Conv2d, is_plain, weight_version
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Upsample2D(nn.Module):
                 folded.contiguous(), *_TRANSPOSED_GEOMETRY
             )
             self._folded_from = source
+            release(self.conv.weight)
         return self._folded
 
 

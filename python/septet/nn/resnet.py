@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from septet.nn.conv import Conv2d
+from septet.nn.linear import ConditionLinear
 from septet.nn.norm import GroupNormAct
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class ResnetBlock2D(nn.Module):
         self.norm1 = GroupNormAct(options.groups, in_channels, options.eps, options.act_fn)
         self.conv1 = Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
         if options.temb_channels is not None:
-            self.time_emb_proj = nn.Linear(options.temb_channels, self.time_channels)
+            self.time_emb_proj = ConditionLinear(options.temb_channels, self.time_channels)
         self.norm2 = GroupNormAct(options.groups, out_channels, options.eps, options.act_fn)
         self.conv2 = Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
         self.conv_shortcut: Conv2d | None = None

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from septet.nn.context import TextContext, repeat_rows
-from septet.nn.linear import PointwiseConv2d, joint_linear
+from septet.nn.linear import ConditionLinear, PointwiseConv2d, joint_linear
 from septet.nn.norm import GroupNormAct
 from septet.ops import attention
 
@@ -80,8 +80,8 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.to_q = nn.Linear(width, width, bias=False)
-        self.to_k = nn.Linear(context_dim, width, bias=False)
-        self.to_v = nn.Linear(context_dim, width, bias=False)
+        self.to_k = ConditionLinear(context_dim, width, bias=False)
+        self.to_v = ConditionLinear(context_dim, width, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
     def project(self, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,6 +107,11 @@ class CrossAttention(nn.Module):
         attended = attention(joined, key, value, bias=bias).reshape(query.shape)
         result: Tensor = self.to_out[0](attended)
         return result
+
+
+# Tokens that a feed-forward takes at a time in inference: as many as its products take at no loss,
+# for its inner state has eight times their width and would be the largest tensor of a network.
+_TOKENS_AT_A_TIME = 1024
 
 
 class GEGLU(nn.Module):
@@ -143,8 +148,12 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map ``[..., width]`` to the same shape."""
-        result: Tensor = self.net(hidden)
-        return result
+        tokens = hidden.flatten(0, -2)
+        if torch.is_grad_enabled() or len(tokens) <= _TOKENS_AT_A_TIME:
+            whole: Tensor = self.net(hidden)
+            return whole
+        parts = torch.split(tokens, _TOKENS_AT_A_TIME)
+        return torch.cat([self.net(part) for part in parts]).view_as(hidden)
 
 
 class TransformerBlock(nn.Module):

@@ -10,7 +10,8 @@ so does every view of such a tensor. A buffer without references is free. Nothin
 counts decides that, so no result can ever be overwritten while somebody can still see it.
 
 A step takes less time than a dozen calls into torch, so an array keeps the shape of its last use:
-the next tensor of that shape costs one call.
+the next tensor of that shape costs one call. Where no buffer of its size is free, a tensor takes a
+larger one, or the many shapes of a UNet would each have memory of their own.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ _SMALLEST = 512 * 1024
 # What may lie around for reuse, and what one buffer may take of it.
 _CAPACITY = 512 * 1024 * 1024
 _LARGEST = 96 * 1024 * 1024
+# A tensor takes at least this part of its buffer.
+_LEAST_PART = 1 / 4
 _ALIGNMENT = 64
 
 # numpy has no bfloat16: its arrays are bytes.
@@ -51,16 +54,16 @@ class _Buffer:
     def __init__(self, num_bytes: int, form: _Form) -> None:
         self.num_bytes = num_bytes
         self.array: NDArray[Any] = np.empty(num_bytes + _ALIGNMENT, np.uint8)
-        self.take_form(form)
+        self.take_form(num_bytes, form)
 
-    def take_form(self, form: _Form) -> None:
+    def take_form(self, num_bytes: int, form: _Form) -> None:
         """Lay another array over the same memory; nobody may hold the old one."""
         shape, strides, dtype = form
         memory = self.array if self.array.base is None else self.array.base
         start = -memory.ctypes.data % _ALIGNMENT
         kind = _NUMPY_DTYPES.get(dtype)
         if kind is None:
-            self.array = memory[start : start + self.num_bytes]
+            self.array = memory[start : start + num_bytes]
         else:
             steps = [stride * kind.itemsize for stride in strides]
             self.array = np.ndarray(shape, kind, memory, start, steps)
@@ -126,20 +129,33 @@ def _is_kept(model: Tensor, num_bytes: int) -> bool:
 def _reused(num_bytes: int, form: _Form) -> Tensor:
     """Return a tensor in a buffer that nobody else holds."""
     with _lock:
-        # the least recently used come first, and make room first
-        for index, buffer in enumerate(_buffers):
-            if buffer.num_bytes == num_bytes and _references(buffer) == _FREE:
-                if buffer.form != form:
-                    buffer.take_form(form)
-                if index + 1 < len(_buffers):
-                    _buffers.append(_buffers.pop(index))
-                break
-        else:
+        index = _best_free(num_bytes)
+        if index is None:
             _make_room(num_bytes)
             buffer = _Buffer(num_bytes, form)
             _buffers.append(buffer)
+        else:
+            buffer = _buffers[index]
+            if buffer.form != form:
+                buffer.take_form(num_bytes, form)
+            # the least recently used come first, and make room first
+            if index + 1 < len(_buffers):
+                _buffers.append(_buffers.pop(index))
         # the tensor must refer to the buffer before the lock is released
         return buffer.tensor()
+
+
+def _best_free(num_bytes: int) -> int | None:
+    """Return the place of the smallest buffer that will do and that nobody else holds."""
+    found = None
+    for index, buffer in enumerate(_buffers):
+        size = buffer.num_bytes
+        if _LEAST_PART * size <= num_bytes <= size and _references(buffer) == _FREE:
+            if size == num_bytes:
+                return index
+            if found is None or size < _buffers[found].num_bytes:
+                found = index
+    return found
 
 
 def _make_room(num_bytes: int) -> None:
