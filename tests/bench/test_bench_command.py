@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from xml.etree import ElementTree
 
 import pytest
 
-from septet.bench import plot, records, report, scheduler_rows
+from septet.bench import plot, records, report, rows, scheduler_rows
 from septet.bench.machine import facts
 from septet.cli.main import main
 from septet.testing.timing import Timing
@@ -43,6 +44,41 @@ def test_everything_is_written(tmp_path, capsys):
     assert entries[0]["host"]["cpu"] in page
     assert "(b.svg)" in page
     assert ElementTree.parse(files["svg"]).getroot().tag.endswith("svg")
+
+
+def test_finished_rows_survive_an_interruption(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "b.jsonl"
+    chosen = rows.select("ops", CASES)
+
+    def stop():
+        raise KeyboardInterrupt
+
+    chosen.insert(1, dataclasses.replace(chosen[0], build=stop))
+    monkeypatch.setattr(rows, "select", lambda suite, pattern: chosen)
+    assert main(["bench", "--suite", "ops", "--repeats", "1", "--json", str(path)]) == 130
+    found = records.read_json_lines(path)
+    assert found
+    assert {record.case["name"] for record in found} == {chosen[0].name}
+
+
+def test_records_of_the_version_before_are_read(tmp_path):
+    path = tmp_path / "b.jsonl"
+    records.write_json_lines([_record()], path)
+    entry = json.loads(path.read_text())
+    del entry["peers"], entry["setup_s"]
+    path.write_text(json.dumps(entry | {"schema": "septet.bench/2"}))
+    (record,) = records.read_json_lines(path)
+    assert (record.run["peers"], record.setup_seconds) == ({}, None)
+    assert record.latency == _record().latency
+
+
+def test_peers_that_are_not_installed_are_named(tmp_path):
+    path = tmp_path / "page.md"
+    run = facts(1) | {"peers": {"openvino": None, "other": "1.2"}}
+    report.write_markdown([_record(run=run, setup_seconds=12.3)], path)
+    assert "openvino not installed, other 1.2, compiler" in path.read_text()
+    assert "| set-up |" in path.read_text()
+    assert "| 12.3 s |" in path.read_text()
 
 
 def test_list(capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from septet.bench import model_rows, op_rows, rows, runner, scheduler_rows
+from septet.bench import model_rows, op_rows, peers, rows, runner, scheduler_rows
 from septet.models import UNet2DModel
 from septet.ops import NoiseKind, StepRow
 from septet.testing.cases import all_cases
@@ -145,9 +145,10 @@ def test_families_may_list_their_own_large_rows(monkeypatch):
     assert found[0].case["shape"] == "7"
 
 
-@pytest.mark.parametrize("peer", [True, False])
-def test_networks_agree(peer, monkeypatch):
-    if peer:
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("count", [0, 2, pytest.param(4, marks=pytest.mark.slow)])
+def test_networks_agree(count, monkeypatch):
+    if count:
         pytest.importorskip("diffusers")
     config = {
         "sample_size": 8,
@@ -158,24 +159,53 @@ def test_networks_agree(peer, monkeypatch):
         "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
         "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
     }
-    monkeypatch.setattr(model_rows, "has_diffusers", lambda: peer)
+    monkeypatch.setattr(peers, "PEERS", peers.PEERS[:count])
     monkeypatch.setattr(model_rows, "SPECS", (model_rows.ModelSpec("tiny", config, (2, 3, 8, 8)),))
     records = runner.run(model_rows.rows(), QUICK)
     _check(records, 1e-4)
-    names = [record.implementation for record in records]
-    assert names == [f"{who} ({how})" for who in (("diffusers", "septet") if peer else ("septet",))
-                     for how in ("contiguous", "channels_last")]  # fmt: skip
+    names = [peer.name for peer in peers.PEERS if peer.missing() is None]
+    own = ["contiguous", "channels_last", "SEPTET_CONV=direct"]
+    assert [r.implementation for r in records] == names + [f"septet ({how})" for how in own]
     assert all(record.roofline.kind == "fma" for record in records)
+    for record in records[len(names) or 1 :]:
+        assert [s.over for s in record.speedups] == (names or ["septet (contiguous)"])
+        assert record.setup_seconds > 0
+        assert record.memory is not None
+
+
+def test_peers_say_what_they_lack(monkeypatch):
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: name != "openvino" or None)
+    monkeypatch.setattr(peers.shutil, "which", lambda name: None)
+    missing = {peer.name: peer.missing() for peer in peers.PEERS}
+    assert missing["OpenVINO"] == "openvino is not installed"
+    assert missing["torch.compile (freezing)"] == "there is no C++ compiler"
+    network = peers.Network("diffusers:UNet2DModel", {}, tuple)
+    assert [c.name for c in peers.candidates(network)] == [
+        "diffusers (contiguous)",
+        "diffusers (channels_last)",
+    ]
+
+
+def test_large_networks_are_not_compiled(monkeypatch):
+    monkeypatch.setattr(peers.Peer, "missing", lambda peer: None)
+    network = peers.Network("diffusers:UNet2DModel", {}, tuple)
+    names = [candidate.name for candidate in peers.candidates(network, is_large=True)]
+    assert "torch.compile (freezing)" not in names
+    assert "OpenVINO" in names
 
 
 def test_the_measured_network_is_that_of_the_paper():
     with torch.device("meta"):
         model = UNet2DModel(**model_rows.DDPM_CIFAR10)
     assert sum(p.numel() for p in model.parameters()) == 35_746_307
-    (row, _) = model_rows.rows()
-    assert row.case["shape"] == "1x3x32x32"
-    # 6.1 billion multiply-adds in the literature, attention not counted
-    assert row.build().num_flops / 2 == pytest.approx(6.2e9, rel=0.03)
+    (spec, *_, large) = model_rows.SPECS
+    assert spec.shape == (1, 3, 32, 32)
+    # 6.1 and 248.7 billion multiply-adds in the literature, attention not counted
+    assert model_rows.num_flops(spec) / 2 == pytest.approx(6.2e9, rel=0.03)
+    assert model_rows.num_flops(large) / 2 == pytest.approx(248.7e9, rel=0.03)
+    with torch.device("meta"):
+        model = UNet2DModel(**model_rows.DDPM_256)
+    assert sum(p.numel() for p in model.parameters()) == 113_673_219
 
 
 def test_threads_are_set_and_restored(monkeypatch):

@@ -9,7 +9,7 @@ import pickle
 import pytest
 import torch
 
-from septet.bench import apart, large_rows, rows, runner
+from septet.bench import apart, large_rows, model_rows, peers, rows, runner
 from septet.bench.rows import Candidate, Loaded, SeparateWorkload
 from septet.models import AutoencoderKL, UNet2DConditionModel
 from septet.testing.timing import Plan
@@ -48,13 +48,7 @@ DIFFUSERS = ["diffusers (contiguous)", "diffusers (channels_last)"]
 PREPARED = "septet, 10 prepared steps"
 
 
-@pytest.fixture
-def _here(monkeypatch):
-    """Skip the processes, which take seconds to start."""
-    monkeypatch.setattr(apart, "in_own_process", lambda _, function, *args: function(*args))
-
-
-@pytest.mark.usefixtures("_here")
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     ("spec", "own"), [(UNET, ["septet", PREPARED]), (VAE, ["septet"])], ids=["unet", "vae"]
 )
@@ -62,7 +56,7 @@ def _here(monkeypatch):
 def test_all_compute_the_same(spec, own, peer, monkeypatch):
     if peer:
         pytest.importorskip("diffusers")
-    monkeypatch.setattr(large_rows, "has_diffusers", lambda: peer)
+    monkeypatch.setattr(peers, "PEERS", peers.PEERS[:2] if peer else ())
     monkeypatch.setattr(large_rows, "SPECS", (spec,))
     records = runner.run(large_rows.rows(), QUICK)
     names = (DIFFUSERS if peer else []) + own
@@ -126,14 +120,20 @@ def _load_numbers(size, folder):
     return Loaded(result, result)
 
 
-def test_a_visit_has_a_process_of_its_own():
+@pytest.mark.parametrize("stay", [False, True])
+def test_a_candidate_has_a_process_of_its_own(stay):
     size = 100_000_000
     candidate = Candidate("A", functools.partial(_load_numbers, size), steps=5)
-    found = apart.measure(SeparateWorkload((candidate,), _nothing, "itself"), 1, 1)["A"]
+    workload = SeparateWorkload((candidate,), _nothing, "itself", stay=stay)
+    plan = Plan(rounds=apart.CALLS, warmup_calls=1, warmup_seconds=0, batch_seconds=0)
+    measured, reference = apart.measure(workload, 1, 1, plan)
+    found = measured["A"]
+    assert reference is found.outputs
     value, pid, threads = found.outputs[0].tolist()
     assert (value, threads) == (2, 1)
     assert pid != os.getpid()
     assert (len(found.timing.values), found.timing.calls_per_value) == (apart.CALLS, 5)
+    assert found.setup_seconds > max(found.timing.values)
     assert found.memory.weights_bytes == 1000
     # the numbers and their double
     assert found.memory.peak_bytes == pytest.approx(2 * size, rel=0.15)
@@ -146,7 +146,8 @@ def test_a_killed_process_is_reported():
 
 def test_everything_can_be_sent_to_a_process(monkeypatch):
     monkeypatch.setattr(large_rows, "num_flops", lambda spec: 1)
-    for row in rows.select("large"):
+    monkeypatch.setattr(model_rows, "num_flops", lambda spec: 1)
+    for row in (*rows.select("large"), *rows.select("models")):
         workload = row.build()
         pickle.dumps((workload.candidates, workload.write_weights))
 
@@ -156,11 +157,11 @@ def test_visits_alternate(monkeypatch):
 
     def visit(who, function, *arguments):
         turns.append(who)
-        return apart.Visit([float(len(turns))], [torch.zeros(1).numpy()], 10 * len(turns))
+        return apart.Visit([float(len(turns))], [torch.zeros(1).numpy()], 0.5, 10 * len(turns))
 
     monkeypatch.setattr(apart, "in_own_process", visit)
     workload = SeparateWorkload((Candidate("A", _nothing), Candidate("B", _nothing)), _nothing, "A")
-    found = apart.measure(workload, 2, 1)
+    found, _ = apart.measure(workload, 2, 1)
     assert turns == ["the weights", "A", "B", "A", "B"]
     assert found["A"].timing.values == (2.0, 4.0)
     assert found["B"].timing.values == (3.0, 5.0)

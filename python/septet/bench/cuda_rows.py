@@ -7,6 +7,7 @@ here also runs on the CPU, where tests do so.
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -223,7 +224,7 @@ def build_model(
 
     calls: dict[str, Callable[[], Tensor]] = {}
     if has_diffusers():
-        peer = model_rows.diffusers_model(spec, weights).to(device, dtype)
+        peer = _diffusers_model(spec, weights).to(device, dtype)
         peer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         calls["diffusers"] = functools.partial(_predict, peer, sample)
         for mode in ("default", "max-autotune") if device == "cuda" else ():
@@ -243,6 +244,13 @@ def build_model(
     found.append(_captured_step(own, sample, exact, device, graphs))
     reference = "the same network in float64"
     return Workload(tuple(found), reference, num_flops=flops, device=device, dtype=dtype)
+
+
+def _diffusers_model(spec: ModelSpec, weights: dict[str, Tensor]) -> nn.Module:
+    peer: Any = importlib.import_module("diffusers").UNet2DModel
+    model: nn.Module = peer(**spec.config).eval().requires_grad_(False)
+    model.load_state_dict(weights)
+    return model
 
 
 def _predict(model: nn.Module, sample: Tensor) -> Tensor:

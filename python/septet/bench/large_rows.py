@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import functools
-import pkgutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from septet.backend import use_backend
-from septet.bench.rows import (
-    LAYOUTS,
-    Candidate,
-    Loaded,
-    Row,
-    SeparateWorkload,
-    has_diffusers,
-    shape_text,
-)
+from septet.bench import peers
+from septet.bench.rows import Candidate, Loaded, Row, SeparateWorkload, shape_text
 from septet.models import AutoencoderKL, UNet2DConditionModel
 
 _UNET: dict[str, Any] = {
@@ -98,11 +88,13 @@ def _row(spec: LargeSpec) -> Row:
 
 def build(spec: LargeSpec) -> SeparateWorkload:
     """List the candidates; nothing is allocated."""
-    peer = f"diffusers:{spec.network.__name__}"
-    found = []
-    for layout in LAYOUTS if has_diffusers() else ():
-        load = functools.partial(_load_diffusers, spec, peer, layout)
-        found.append(Candidate(f"diffusers ({layout})", load, is_baseline=True, imports=(peer,)))
+    network = peers.Network(
+        f"diffusers:{spec.network.__name__}",
+        spec.config,
+        functools.partial(_inputs, spec),
+        "forward" if spec.is_unet else "decode",
+    )
+    found = peers.candidates(network, is_large=True)
     own = functools.partial(_load_septet, spec)
     found.append(Candidate("septet", own, is_baseline=not found))
     if spec.is_unet:
@@ -121,49 +113,33 @@ def write_weights(spec: LargeSpec, folder: Path) -> None:
     spec.network(**spec.config).save_pretrained(folder)
 
 
-def _inputs(spec: LargeSpec) -> tuple[Tensor, Tensor]:
-    """Return the latents and the embedded text, which only a UNet reads."""
+def _inputs(spec: LargeSpec) -> tuple[Tensor, ...]:
+    """Return the latents; for a UNet also the timestep and the embedded text."""
     generator = torch.Generator().manual_seed(1)
     batch, *image = spec.shape
     latents = torch.randn(1, *image, generator=generator).repeat(batch, 1, 1, 1)
-    width = spec.config.get("cross_attention_dim", 1)
-    return latents, torch.randn(batch, _TOKENS, width, generator=generator)
+    if not spec.is_unet:
+        return (latents,)
+    width = spec.config["cross_attention_dim"]
+    text = torch.randn(batch, _TOKENS, width, generator=generator)
+    return latents, torch.tensor(_TIMESTEP), text
 
 
-def _run(spec: LargeSpec, model: Any, latents: Tensor, text: Tensor) -> list[Tensor]:
-    """Evaluate a network of ours or of diffusers: they are called alike."""
-    output = model(latents, _TIMESTEP, text) if spec.is_unet else model.decode(latents)
+def _run(spec: LargeSpec, model: Any, *inputs: Tensor) -> list[Tensor]:
+    output = model(*inputs) if spec.is_unet else model.decode(*inputs)
     return [output.sample]
-
-
-def _load_diffusers(spec: LargeSpec, peer: str, layout: str, folder: Path) -> Loaded:
-    with torch.device("meta"):
-        model: nn.Module = pkgutil.resolve_name(peer)(**spec.config)
-    (file,) = folder.glob("*.safetensors")
-    # copied out of the file, as by from_pretrained, so that it does not count as memory twice
-    weights = {key: value.clone() for key, value in load_file(file).items()}
-    model.load_state_dict(weights, assign=True)
-    del weights
-    model = model.eval().requires_grad_(False)
-    model = model.to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
-    latents, text = _inputs(spec)
-    latents = latents.contiguous(memory_format=LAYOUTS[layout])
-    return _same(functools.partial(_run, spec, model, latents, text))
 
 
 def _load_septet(spec: LargeSpec, folder: Path) -> Loaded:
     model = spec.network.from_pretrained(folder)
-    return _same(functools.partial(_run, spec, model, *_inputs(spec)))
-
-
-def _same(run: Callable[[], list[Tensor]]) -> Loaded:
+    run = functools.partial(_run, spec, model, *_inputs(spec))
     return Loaded(run, run)
 
 
 def _load_prepared(spec: LargeSpec, folder: Path) -> Loaded:
     """Load a network to run as a pipeline does: one latent, guided from one text to another."""
     model = UNet2DConditionModel.from_pretrained(folder)
-    latents, text = _inputs(spec)
+    latents, _, text = _inputs(spec)
     latents, text, negative = latents[:1], text[:1], text[1:]
     timesteps = torch.tensor(_TIMESTEPS)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import os
 import platform
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from septet import _host
+from septet.bench.peers import version, versions
 
 
 def facts(threads: int, command: str = "") -> dict[str, Any]:
@@ -38,7 +38,8 @@ def facts(threads: int, command: str = "") -> dict[str, Any]:
             **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         },
         "torch": torch.__version__,
-        "diffusers": _version("diffusers"),
+        "diffusers": version("diffusers"),
+        "peers": versions(),
         "native": {
             key: build[key]
             for key in ("version", "compiler", "torch_abi_target", "built_with_torch")
@@ -115,11 +116,4 @@ def _ram_gb() -> float | None:
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (ValueError, OSError):
-        return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
         return None

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +12,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from septet.backend import use_backend
-from septet.bench.rows import LAYOUTS, Implementation, Row, Workload, has_diffusers, shape_text
+from septet.bench import peers
+from septet.bench.rows import LAYOUTS, Candidate, Loaded, Row, SeparateWorkload, shape_text
 from septet.models import UNet2DModel
+from septet.ops import use_convolution
 
 #: The network of google/ddpm-cifar10-32 (Ho et al. 2020), 35.7 million parameters.
 DDPM_CIFAR10: dict[str, Any] = {
@@ -27,6 +28,14 @@ DDPM_CIFAR10: dict[str, Any] = {
     "flip_sin_to_cos": False,
     "freq_shift": 1,
     "norm_eps": 1e-6,
+}
+#: The network of google/ddpm-celebahq-256 and its like (Ho et al. 2020), 113.7 million parameters.
+DDPM_256: dict[str, Any] = {
+    **DDPM_CIFAR10,
+    "sample_size": 256,
+    "block_out_channels": (128, 128, 256, 256, 512, 512),
+    "down_block_types": ("DownBlock2D",) * 4 + ("AttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "AttnUpBlock2D") + ("UpBlock2D",) * 4,
 }
 #: What the network is told.
 TIMESTEP = 500
@@ -48,79 +57,100 @@ class ModelSpec:
 
 
 SPECS = (
-    ModelSpec("ddpm-cifar10", DDPM_CIFAR10, (1, 3, 32, 32)),
-    ModelSpec("ddpm-cifar10", DDPM_CIFAR10, (4, 3, 32, 32)),
+    *(ModelSpec("ddpm-cifar10", DDPM_CIFAR10, (batch, 3, 32, 32)) for batch in (1, 4, 16)),
+    ModelSpec("ddpm-256", DDPM_256, (1, 3, 256, 256)),
 )
 
 
 def rows() -> list[Row]:
     """Return a row per network and input."""
-    return [_row(spec) for spec in SPECS]
+    return [
+        Row("models", f"{spec.name}/{shape_text(spec.shape)}", facts(spec), make)
+        for spec in SPECS
+        for make in [functools.partial(build, spec)]
+    ]
 
 
-def _row(spec: ModelSpec) -> Row:
-    facts = {
+def facts(spec: ModelSpec) -> dict[str, Any]:
+    """Return what a record says of a case."""
+    return {
         "model": spec.name, "weights": "random", "dtype": "float32",
         "shape": shape_text(spec.shape), "timestep": TIMESTEP,
     }  # fmt: skip
-    return Row("models", f"{spec.name}/{shape_text(spec.shape)}", facts, lambda: _build(spec))
 
 
-def _build(spec: ModelSpec) -> Workload:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        own = UNet2DModel(**spec.config).eval().requires_grad_(False)
-        sample = torch.randn(spec.shape)
-    exact = functools.partial(_exact, spec, own.state_dict(), sample)
-    found = []
-    if has_diffusers():
-        make_peer = functools.partial(diffusers_model, spec, own.state_dict())
-        for layout in LAYOUTS:
-            found.append(_implementation("diffusers", make_peer(), sample, layout, exact, True))
+def build(spec: ModelSpec) -> SeparateWorkload:
+    """List the candidates; nothing is allocated."""
+    inputs = functools.partial(_inputs, spec)
+    found = peers.candidates(peers.Network("diffusers:UNet2DModel", spec.config, inputs))
     for layout in LAYOUTS:
-        copy = UNet2DModel(**spec.config).eval().requires_grad_(False)
-        copy.load_state_dict(own.state_dict())
-        is_baseline = not found
-        found.append(_implementation("septet", copy, sample, layout, exact, is_baseline))
-    return Workload(tuple(found), "the same network in float64", num_flops=count_flops(own, sample))
+        load = functools.partial(load_septet, spec, layout, "auto")
+        found.append(Candidate(f"septet ({layout})", load, is_baseline=not found))
+    # the least memory that septet can do with
+    found.append(
+        Candidate("septet (SEPTET_CONV=direct)",
+                  functools.partial(load_septet, spec, "channels_last", "direct"))
+    )  # fmt: skip
+    return SeparateWorkload(
+        tuple(found),
+        functools.partial(write_weights, spec),
+        "the same network in float64",
+        num_flops(spec),
+        exact=functools.partial(_exact, spec),
+        stay=True,
+    )
 
 
-def diffusers_model(spec: ModelSpec, weights: dict[str, Tensor]) -> nn.Module:
-    """Make the network of diffusers with these weights."""
-    peer: Any = importlib.import_module("diffusers").UNet2DModel
-    model: nn.Module = peer(**spec.config).eval().requires_grad_(False)
-    model.load_state_dict(weights)
-    return model
+def write_weights(spec: ModelSpec, folder: Path) -> None:
+    """Save the network with random weights, the same every time."""
+    torch.manual_seed(0)
+    UNet2DModel(**spec.config).save_pretrained(folder)
 
 
-def _implementation(
-    name: str,
-    model: nn.Module,
-    sample: Tensor,
-    layout: str,
-    exact: Callable[[], list[Tensor]],
-    is_baseline: bool,
-) -> Implementation:
-    memory_format = LAYOUTS[layout]
-    model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
-    own_sample = sample.contiguous(memory_format=memory_format)
+def _inputs(spec: ModelSpec) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(spec.shape, generator=generator), torch.tensor(TIMESTEP)
+
+
+def load_septet(spec: ModelSpec, layout: str, convolution: str, folder: Path) -> Loaded:
+    """Load the network to run as it is called by hand.
+
+    Args:
+        spec: The network and its input.
+        layout: Of the input, a key of :data:`LAYOUTS`.
+        convolution: What ``SEPTET_CONV`` would say.
+        folder: Where the weights are.
+    """
+    model = UNet2DModel.from_pretrained(folder).eval().requires_grad_(False)
+    sample, timestep = _inputs(spec)
+    sample = sample.contiguous(memory_format=LAYOUTS[layout])
 
     def call() -> Tensor:
-        output: Tensor = model(own_sample, TIMESTEP).sample
+        with use_convolution(convolution):
+            output: Tensor = model(sample, timestep, return_dict=False)[0]
         return output
 
-    return Implementation(f"{name} ({layout})", call, lambda: [call()], exact, is_baseline)
+    return Loaded(call, lambda: [call()])
 
 
-def _exact(spec: ModelSpec, weights: dict[str, Tensor], sample: Tensor) -> list[Tensor]:
-    model = UNet2DModel(**spec.config).eval().requires_grad_(False)
-    model.load_state_dict(weights)
-    return [model.double()(sample.double(), TIMESTEP).sample]
+def _exact(spec: ModelSpec, folder: Path) -> list[Tensor]:
+    model = UNet2DModel.from_pretrained(folder).double()
+    sample, timestep = _inputs(spec)
+    with use_backend("eager"):
+        return [model(sample.double(), timestep).sample]
+
+
+def num_flops(spec: ModelSpec) -> int:
+    """Count the operations of matrix products and convolutions in one evaluation."""
+    with torch.device("meta"):
+        model = UNet2DModel(**spec.config)
+        sample = torch.empty(spec.shape)
+    return count_flops(model, sample)
 
 
 def count_flops(model: nn.Module, sample: Tensor) -> int:
     """Count the operations of matrix products and convolutions; the others hardly matter."""
     # the counter knows torch's public operators only
-    with use_backend("eager"), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), use_backend("eager"), FlopCounterMode(display=False) as counter:
         model(sample, TIMESTEP)
     return int(counter.get_total_flops())

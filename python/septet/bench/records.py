@@ -15,16 +15,18 @@ from typing import Any
 
 from septet.testing.timing import Timing, percentile, round_ratios
 
-SCHEMA = "septet.bench/2"
+SCHEMA = "septet.bench/3"
+#: What the version before it lacks: nothing of that was measured.
+_SINCE_2: dict[str, Any] = {"peers": {}, "setup_s": None}
 
 #: Names of the fields that all records of a run share.
 RUN_FIELDS = (
-    "run_id", "utc", "command", "host", "torch", "diffusers", "native", "threads", "load",
+    "run_id", "utc", "command", "host", "torch", "diffusers", "peers", "native", "threads", "load",
 )  # fmt: skip
 #: Names of all fields of a record; a reader may rely on every one being there.
 FIELDS = (
     "schema", *RUN_FIELDS, "suite", "case", "implementation", "rounds", "calls_per_round",
-    "latency_s", "memory", "roofline", "accuracy", "ratios",
+    "latency_s", "setup_s", "memory", "roofline", "accuracy", "ratios",
 )  # fmt: skip
 HOST_FIELDS = ("cpu", "cores", "isa", "ram_gb")
 
@@ -195,6 +197,7 @@ class Record:
         speedups: Over every baseline of the case.
         roofline: None if unknown.
         memory: None if not measured: where all implementations share a process.
+        setup_seconds: Loading and the first call, with what it compiles or packs; None as above.
     """
 
     run: Mapping[str, Any]
@@ -207,6 +210,7 @@ class Record:
     speedups: tuple[Speedup, ...] = field(default=())
     roofline: Roofline | None = None
     memory: Memory | None = None
+    setup_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if any(speedup.accuracy != self.accuracy for speedup in self.speedups):
@@ -224,6 +228,7 @@ class Record:
             "rounds": self.latency.count,
             "calls_per_round": self.calls_per_round,
             "latency_s": asdict(self.latency),
+            "setup_s": self.setup_seconds,
             "memory": self.memory and asdict(self.memory),
             "roofline": roofline and {**asdict(roofline), "percent": roofline.percent},
             "accuracy": self.accuracy and asdict(self.accuracy),
@@ -255,6 +260,7 @@ class Record:
             tuple(Speedup(over, **r, accuracy=accuracy) for over, r in entry["ratios"].items()),
             roofline and Roofline(**{k: roofline[k] for k in _ROOFLINE_FIELDS[:-1]}),
             memory and Memory(**memory),
+            entry["setup_s"],
         )
 
 
@@ -279,6 +285,9 @@ def validate(entry: Mapping[str, Any]) -> None:
     if entry["memory"] is not None:
         _same_keys("memory", entry["memory"], Memory.__dataclass_fields__)
         Memory(**entry["memory"])
+    setup = entry["setup_s"]
+    if setup is not None and not 0 <= setup < math.inf:
+        raise ValueError(f"setup_s must be finite and not negative, got {setup!r}")
     accuracy = entry["accuracy"]
     if accuracy is not None:
         _same_keys("accuracy", accuracy, ("max_abs", "max_rel", "ref"))
@@ -300,9 +309,16 @@ def _same_keys(name: str, entry: Mapping[str, Any], keys: Iterable[str]) -> None
 
 def write_json_lines(records: Iterable[Record], path: Path) -> None:
     """Write one JSON object per line; the file is replaced."""
-    lines = [json.dumps(record.to_json(), allow_nan=False) for record in records]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    path.write_text("", encoding="utf-8")
+    append_json_lines(records, path)
+
+
+def append_json_lines(records: Iterable[Record], path: Path) -> None:
+    """Add one JSON object per line to a file, at once: what stands there survives a crash."""
+    lines = [json.dumps(record.to_json(), allow_nan=False) for record in records]
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(f"{line}\n" for line in lines))
 
 
 def read_json_lines(path: Path) -> list[Record]:
@@ -315,10 +331,16 @@ def read_json_lines(path: Path) -> list[Record]:
     records = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            records.append(Record.from_json(json.loads(line)))
+            records.append(Record.from_json(_upgraded(json.loads(line))))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}, line {number}: not a record: {error}") from error
     return records
+
+
+def _upgraded(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(entry, dict) and entry.get("schema") == "septet.bench/2":
+        return {**entry, **_SINCE_2, "schema": SCHEMA}
+    return entry
 
 
 def merge(runs: Iterable[Sequence[Record]]) -> list[Record]:

@@ -20,10 +20,10 @@ _TITLES = {
 _UNITS = {"copy": "GB/s", "fma": "GFLOP/s", "matmul": "GFLOP/s"}
 _LIMITS = {"copy": "copy", "fma": "FMA", "matmul": "matmul"}
 _HEADER = (
-    "", "median", "spread", "achieved", "of limit", "max rel. error", "peak memory", "speed-up",
+    "", "median", "spread", "achieved", "of limit", "max rel. error", "set-up", "peak memory",
+    "speed-up",
 )  # fmt: skip
-_WIDTHS = (26, 10, 8, 14, 12, 16, 20, 0)
-_MEMORY = _HEADER.index("peak memory")
+_WIDTHS = (26, 10, 8, 14, 12, 16, 10, 20, 0)
 
 #: A spread above which a median says little.
 _RESTLESS = 0.3
@@ -46,7 +46,9 @@ _RUN: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "threads": lambda run: str(run["threads"]),
     "versions": lambda run: (
         f"septet {run['native']['version']}, torch {run['torch']}, "
-        f"diffusers {run['diffusers'] or 'not installed'}, compiler {run['native']['compiler']}"
+        f"diffusers {run['diffusers'] or 'not installed'}, "
+        + "".join(f"{peer} {found or 'not installed'}, " for peer, found in run["peers"].items())
+        + f"compiler {run['native']['compiler']}"
     ),
     "time": lambda run: f"{run['utc']}, load average before the run {run['load']}",
 }
@@ -60,10 +62,19 @@ others left. The allocation of results is part of the time. *Median* is over the
 half the distance from the 10th to the 90th percentile, relative to the median. *Speed-up* is the
 ratio of medians.
 
-Large networks are never in memory together. Each candidate has processes of its own, which take
-turns in the same way: start, load the weights, one call that is not timed, two that are. *Peak
-memory* is the most that these calls had in use, weights included, beyond what the libraries take
-and without what loading needs for a while; beside it as a multiple of the weights.
+Networks, pipelines and speech run in processes, one for each candidate, which take turns in the
+same way while the others wait. Large networks are never in memory together: a turn is a process
+that starts, loads the weights, runs one call that is not timed and two that are. *Set-up* is
+loading the weights and the first call, with what that compiles, converts or packs; it is in no
+other figure. *Peak memory* is the most that the calls had in use, weights included, beyond what the
+libraries take and without what loading (and compiling) needs for a while; beside it as a multiple
+of the weights.
+
+**Who is compared.** diffusers as it is and with images and weights in `channels_last`;
+`torch.compile` with freezing (`torch._inductor.config.freezing`, needs a C++ compiler; not for
+large networks, which would take it many minutes) and OpenVINO (in float32, for latency, with as
+many threads) run the network of diffusers. Where one is not installed, its lines are missing and
+the table above says so.
 
 **How exact.** *Max rel. error* is the largest difference from the same computation in float64,
 divided by the largest value of that. The inputs of both are the same, already rounded to the dtype
@@ -168,10 +179,14 @@ def _runs_table(records: Sequence[Record]) -> Iterator[str]:
 
 
 def _markdown_table(records: Sequence[Record]) -> Iterator[str]:
-    has_memory = any(record.memory for record in records)
+    dropped = set()
+    if not any(record.memory for record in records):
+        dropped.add(_HEADER.index("peak memory"))
+    if all(record.setup_seconds is None for record in records):
+        dropped.add(_HEADER.index("set-up"))
 
     def kept(cells: Sequence[str]) -> list[str]:
-        return [cell for index, cell in enumerate(cells) if has_memory or index != _MEMORY]
+        return [cell for index, cell in enumerate(cells) if index not in dropped]
 
     header = kept(_HEADER)
     yield _markdown_row(["case", "by", *header[1:]])
@@ -194,6 +209,7 @@ def _cells(record: Record) -> tuple[str, ...]:
         _achieved(record),
         "" if roofline is None else f"{roofline.percent:.0f} % {_LIMITS[roofline.kind]}",
         error_text(record),
+        "" if record.setup_seconds is None else seconds_text(record.setup_seconds),
         _memory(record.memory),
         ", ".join(speedup_text(speedup) for speedup in record.speedups),
     )

@@ -108,19 +108,25 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SeparateWorkload:
-    """A row whose candidates are never in memory together.
+    """A row whose candidates have processes of their own.
 
     Attributes:
         candidates: In the order in which they run. The others are compared with the first.
         write_weights: Writes into a folder what the candidates load; it can be pickled too.
-        ref: What the first one's result is, in words.
+        ref: What they are compared with, in words.
         num_flops: Floating-point operations of an evaluation; 0 if that limits nothing.
+        exact: Computes from the folder what they are compared with instead of the first one's
+            result; it can be pickled too.
+        stay: Whether all processes are there from the first turn to the last, because there is
+            memory enough for all; otherwise only that whose turn it is.
     """
 
     candidates: tuple[Candidate, ...]
     write_weights: Callable[[Path], object]
     ref: str
     num_flops: int = 0
+    exact: Callable[[Path], Sequence[Tensor]] | None = None
+    stay: bool = False
 
 
 @dataclass(frozen=True)

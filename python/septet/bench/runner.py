@@ -56,6 +56,7 @@ class _Measured:
     accuracy: Accuracy | None
     roofline: Roofline | None
     memory: Memory | None = None
+    setup_seconds: float | None = None
 
 
 def run(
@@ -98,7 +99,7 @@ def _measure(row: Row, settings: Settings, facts: dict[str, Any]) -> list[Record
         records.append(
             Record(
                 facts, row.suite, case, one.name, latency, timing.calls_per_value, accuracy,
-                speedups, one.roofline, one.memory,
+                speedups, one.roofline, one.memory, one.setup_seconds,
             )
         )  # fmt: skip
     return records
@@ -128,18 +129,20 @@ def _measure_together(workload: Workload, settings: Settings) -> list[_Measured]
 
 
 def _measure_apart(workload: SeparateWorkload, settings: Settings) -> list[_Measured]:
-    found = apart.measure(workload, settings.plan.rounds or apart.VISITS, settings.threads)
-    first = next(iter(found.values()))
+    found, exact = apart.measure(
+        workload, settings.plan.rounds or apart.VISITS, settings.threads, settings.plan
+    )
     measured = []
     for candidate in workload.candidates:
         one = found[candidate.name]
-        accuracy = _error(one.outputs, first.outputs, workload.ref)
+        accuracy = _error(one.outputs, exact, workload.ref)
         roofline = _computed(workload.num_flops, one.timing, settings)
         measured.append(
             _Measured(
-                candidate.name, candidate.is_baseline, one.timing, accuracy, roofline, one.memory
+                candidate.name, candidate.is_baseline, one.timing, accuracy, roofline, one.memory,
+                one.setup_seconds,
             )
-        )
+        )  # fmt: skip
     return measured
 
 

@@ -59,7 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="measure nothing, but show what --json wrote, of several runs together",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write one JSON object per line")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write one JSON object per line, those of a case as soon as it is done",
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the speed-ups")
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="write the page of docs/performance.md"
@@ -98,7 +103,7 @@ def run_bench(arguments: argparse.Namespace) -> None:
         records = _measure(_without_obstacles(chosen, arguments.originals), arguments)
     if warning := report.unrest(records):
         print(f"septet: {warning}", file=sys.stderr)
-    if arguments.json is not None:
+    if arguments.json is not None and arguments.from_json:
         write_json_lines(records, arguments.json)
     if arguments.plot is not None:
         plot.write_svg(records, arguments.plot)
@@ -134,14 +139,23 @@ def _without_obstacles(chosen: Sequence[Row], originals: Path | None) -> list[Ro
 
 def _measure(chosen: Sequence[Row], arguments: argparse.Namespace) -> list[Record]:
     from septet.bench import report, runner
+    from septet.bench.records import append_json_lines, write_json_lines
 
     if not chosen:
         return []
+    if arguments.json is not None:
+        write_json_lines((), arguments.json)
+
+    def on_row(records: list[Record]) -> None:
+        report.print_case(records)
+        if arguments.json is not None:
+            append_json_lines(records, arguments.json)
+
     settings = runner.Settings.of(
         arguments.seconds, arguments.repeats, arguments.threads, _command(arguments)
     )
     report.print_header()
-    return runner.run(chosen, settings, report.print_case)
+    return runner.run(chosen, settings, on_row)
 
 
 def _read(arguments: argparse.Namespace) -> list[Record]:

@@ -9,6 +9,7 @@ medians over the rounds.
 
 from __future__ import annotations
 
+import functools
 import gc
 import math
 import statistics
@@ -19,6 +20,11 @@ from dataclasses import dataclass
 
 Function = Callable[[], object]
 Clock = Callable[[], float]
+#: Calls something so often, and returns how many seconds that took.
+Timer = Callable[[int], float]
+
+#: No call takes less.
+_CALL_SECONDS = 1e-8
 
 
 @dataclass(frozen=True)
@@ -125,20 +131,36 @@ def interleave(
         One timing per function, all with the same number of values: values of the same index were
         measured in the same round.
     """
-    plan = plan or Plan()
+    timers = {
+        name: functools.partial(elapsed, function, clock=clock)
+        for name, function in functions.items()
+    }
     with _no_collection():
-        calls = {name: _warm_up(f, plan, clock) for name, f in functions.items()}
-        values: dict[str, list[float]] = {name: [] for name in functions}
-        rounds, spent = 0, 0.0
-        while functions and _unfinished(plan, rounds, spent / len(functions)):
-            for name, function in functions.items():
-                # brings back into the caches what the others drove out
-                _elapsed(function, calls[name], clock)
-                elapsed = _elapsed(function, calls[name], clock)
-                spent += elapsed
-                values[name].append(elapsed / calls[name])
-            rounds += 1
-    return {name: Timing(tuple(values[name]), calls[name]) for name in functions}
+        return take_turns(timers, plan or Plan())
+
+
+def take_turns(timers: Mapping[str, Timer], plan: Plan) -> dict[str, Timing]:
+    """Time what times itself, perhaps in another process, in turn; see :func:`interleave`."""
+    calls = {name: _warm_up(timer, plan) for name, timer in timers.items()}
+    values: dict[str, list[float]] = {name: [] for name in timers}
+    rounds, spent = 0, 0.0
+    while timers and _unfinished(plan, rounds, spent / len(timers)):
+        for name, timer in timers.items():
+            # brings back into the caches what the others drove out
+            timer(calls[name])
+            seconds = timer(calls[name])
+            spent += seconds
+            values[name].append(seconds / calls[name])
+        rounds += 1
+    return {name: Timing(tuple(values[name]), calls[name]) for name in timers}
+
+
+def elapsed(function: Function, calls: int, clock: Clock = time.perf_counter) -> float:
+    """Return how many seconds so many calls take."""
+    started = clock()
+    for _ in range(calls):
+        function()
+    return clock() - started
 
 
 def round_ratios(baseline: Timing, candidate: Timing) -> list[float]:
@@ -152,23 +174,18 @@ def _unfinished(plan: Plan, rounds: int, seconds: float) -> bool:
     return rounds < plan.min_rounds or seconds < plan.seconds
 
 
-def _warm_up(function: Function, plan: Plan, clock: Clock) -> int:
-    """Call a function until it runs at full speed; return how many calls fill a batch."""
-    started = clock()
-    fastest, calls = math.inf, 0
-    while calls < plan.warmup_calls or clock() - started < plan.warmup_seconds:
-        fastest = min(fastest, _elapsed(function, 1, clock))
+def _warm_up(timer: Timer, plan: Plan) -> int:
+    """Call something until it runs at full speed; return how many calls fill a batch."""
+    fastest, spent, calls = math.inf, 0.0, 0
+    while calls < plan.warmup_calls or spent < plan.warmup_seconds:
+        seconds = timer(1)
+        fastest = min(fastest, seconds)
+        # the clock may tick more slowly than a call takes
+        spent += max(seconds, _CALL_SECONDS)
         calls += 1
     if fastest <= 0:  # quicker than the clock ticks
         return 1000
     return max(1, math.ceil(plan.batch_seconds / fastest))
-
-
-def _elapsed(function: Function, calls: int, clock: Clock) -> float:
-    started = clock()
-    for _ in range(calls):
-        function()
-    return clock() - started
 
 
 @contextmanager
