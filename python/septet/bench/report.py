@@ -13,6 +13,8 @@ from septet.bench.records import Memory, Record, Speedup
 _TITLES = {
     "ops": "Scheduler steps and operators",
     "models": "Networks",
+    "pipelines": "Pipelines",
+    "startup": "From the start of a process",
     "large": "Large networks",
     "cuda": "On a GPU",
     "speech": "Speech",
@@ -70,6 +72,10 @@ other figure. *Peak memory* is the most that the calls had in use, weights inclu
 libraries take and without what loading (and compiling) needs for a while; beside it as a multiple
 of the weights.
 
+From the start of a process, a new one is timed until it has the first image, or the result of the
+first call of a network: imports, loading, packing and computing. Files are in the page cache.
+`import torch`, which all need, has processes of its own in between, whose median is taken off.
+
 **Who is compared.** diffusers as it is and with images and weights in `channels_last`;
 `torch.compile` with freezing (`torch._inductor.config.freezing`, needs a C++ compiler; not for
 large networks, which would take it many minutes) and OpenVINO (in float32, for latency, with as
@@ -80,9 +86,10 @@ the table above says so.
 divided by the largest value of that. The inputs of both are the same, already rounded to the dtype
 of the case. No speed-up is written without it. "-" marks a baseline that draws other random
 numbers, so that there is nothing to compare with.
-For large networks and speech, where float64 would take too much memory or time, the first line of a
-case stands in for the exact result. In speech that is the original package itself, with the same
-weights and noise, in a process and folder of its own (`tools/install_originals.py`).
+For large networks, whole runs and speech, where float64 would take too much memory or time or draw
+other noise, the first line of a case stands in for the exact result. In speech that is the original
+package itself, with the same weights and noise, in a process and folder of its own
+(`tools/install_originals.py`).
 
 **How close to the machine.** *Achieved* counts the bytes of all tensors that the call must read and
 write, whether or not an implementation moves more. *Of limit* is relative to a plain copy (torch's

@@ -21,12 +21,14 @@ from torch import Tensor
 SUITES = {
     "ops": ("scheduler_rows", "op_rows", "attention_rows", "conv_rows"),
     "models": ("model_rows",),
+    "pipelines": ("pipeline_rows",),
+    "startup": ("startup_rows",),
     "large": ("large_rows", "glide_rows"),
     "cuda": ("cuda_rows",),
     "speech": ("speech_rows",),
 }
 #: What "all" stands for. The others take gigabytes and long: they are asked for by name.
-QUICK_SUITES = ("ops", "models")
+QUICK_SUITES = ("ops", "models", "pipelines", "startup")
 #: In which order the values of weights and images may lie.
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -130,6 +132,40 @@ class SeparateWorkload:
 
 
 @dataclass(frozen=True)
+class Program:
+    """What a new process does from its start; a result is awaited from it.
+
+    Attributes:
+        name: Who does it.
+        source: Python, which finds the folder of the weights in ``folder`` and leaves an array in
+            ``result``.
+        is_baseline: Speed-ups of the others are over this one.
+    """
+
+    name: str
+    source: str
+    is_baseline: bool = False
+
+
+@dataclass(frozen=True)
+class StartWorkload:
+    """A row whose programs are timed from the start of the process to their result.
+
+    Attributes:
+        programs: In the order in which they run. The others are compared with the first.
+        write_weights: Writes into a folder what the programs load.
+        common: What all of them do first, in Python: it takes its own turns, and its time is taken
+            off theirs.
+        ref: What they are compared with, in words.
+    """
+
+    programs: tuple[Program, ...]
+    write_weights: Callable[[Path], object]
+    common: str
+    ref: str
+
+
+@dataclass(frozen=True)
 class Row:
     """One case to measure.
 
@@ -144,7 +180,7 @@ class Row:
     suite: str
     name: str
     case: dict[str, Any]
-    build: Callable[[], Workload | SeparateWorkload]
+    build: Callable[[], Workload | SeparateWorkload | StartWorkload]
     obstacle: Callable[[], str | None] = lambda: None
 
 

@@ -11,9 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from septet.bench import apart, machine
+from septet.bench import apart, machine, starts
 from septet.bench.records import Accuracy, Latency, Memory, Record, Roofline, Speedup
-from septet.bench.rows import Implementation, Row, SeparateWorkload, Workload
+from septet.bench.rows import (
+    Implementation,
+    Row,
+    SeparateWorkload,
+    StartWorkload,
+    Workload,
+)
 from septet.testing.timing import Plan, Timing, interleave
 from septet.testing.tolerances import relative_error
 
@@ -86,6 +92,8 @@ def _measure(row: Row, settings: Settings, facts: dict[str, Any]) -> list[Record
     workload = row.build()
     if isinstance(workload, SeparateWorkload):
         measured = _measure_apart(workload, settings)
+    elif isinstance(workload, StartWorkload):
+        measured = _measure_starts(workload, settings)
     else:
         measured = _measure_together(workload, settings)
     baselines = [m for m in measured if m.is_baseline]
@@ -143,6 +151,18 @@ def _measure_apart(workload: SeparateWorkload, settings: Settings) -> list[_Meas
                 one.setup_seconds,
             )
         )  # fmt: skip
+    return measured
+
+
+def _measure_starts(workload: StartWorkload, settings: Settings) -> list[_Measured]:
+    turns = settings.plan.rounds or starts.TURNS
+    found, common = starts.measure(workload, turns, settings.threads)
+    first = next(iter(found.values())).outputs
+    measured = [_Measured(workload.common, False, common.timing, None, None)]
+    for program in workload.programs:
+        one = found[program.name]
+        accuracy = _error(one.outputs, first, workload.ref)
+        measured.append(_Measured(program.name, program.is_baseline, one.timing, accuracy, None))
     return measured
 
 

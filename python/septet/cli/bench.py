@@ -22,8 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument(
         "--suite",
-        choices=("ops", "models", "large", "speech", "all"),
-        help="all (if not given) is ops and models; large has the networks of gigabytes, speech "
+        choices=("ops", "models", "pipelines", "startup", "large", "speech", "all"),
+        help="all (if not given) is the first four: operators, networks, whole pipelines, and the "
+        "way from the start of a process to a result; large has the networks of gigabytes, speech "
         "whole runs beside the original packages",
     )
     parser.add_argument(
@@ -50,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     length.add_argument(
         "--repeats",
         type=_count,
-        help="turns per implementation instead; 3 in suites large and speech if not given",
+        help="turns per implementation instead; if not given, 7 in suite startup, 3 in large and "
+        "speech",
     )
     parser.add_argument(
         "--from-json",

@@ -1,0 +1,102 @@
+"""The rows of whole pipelines, and those of new processes."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from septet.bench import pipeline_rows, rows, runner, starts
+from septet.bench.pipeline_rows import PipelineSpec
+from septet.bench.rows import Program, Row, StartWorkload
+from septet.testing.timing import Plan
+
+QUICK = runner.Settings(Plan(seconds=1e-6, rounds=1, warmup_seconds=0, warmup_calls=1), threads=1)
+UNET = {
+    "sample_size": 8,
+    "block_out_channels": (8, 16),
+    "norm_num_groups": 4,
+    "attention_head_dim": 8,
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+}
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("kind", ["DDPMPipeline", "DDIMPipeline", "PNDMPipeline"])
+def test_both_draw_the_same(kind, monkeypatch):
+    pytest.importorskip("diffusers")
+    spec = PipelineSpec(kind, "tiny", {"batch_size": 2}, UNET)
+    monkeypatch.setattr(pipeline_rows, "SPECS", (spec,))
+    records = runner.run(pipeline_rows.rows(), QUICK)
+    names = ["diffusers (contiguous)", "diffusers (channels_last)", "septet"]
+    assert [record.implementation for record in records] == names
+    assert [speedup.over for speedup in records[-1].speedups] == names[:2]
+    assert max(record.accuracy.max_rel for record in records) < 1e-4
+
+
+def test_rows_are_named_and_can_be_sent_to_a_process():
+    found = rows.select("pipelines")
+    names = [row.name for row in found]
+    assert len(set(names)) == len(names)
+    assert names[0] == "ddpm.run/digits/1x/10-steps"
+    assert names[-1] == "ldm.run/emoji/1x/10-steps"
+    for row in found:
+        workload = row.build()
+        pickle.dumps((workload.candidates, workload.write_weights))
+
+
+def _write_two(folder):
+    (folder / "number").write_text("2")
+
+
+@pytest.mark.usefixtures("here")
+def test_what_programs_have_in_common_is_taken_off(monkeypatch):
+    turns = []
+
+    def start(source, folder, file, threads):
+        turns.append(source)
+        if source != "common":
+            np.save(file, float((folder / "number").read_text()) + (source == "wrong"))
+        # the first turn would show
+        return {"common": 1.0, "right": 3.0, "wrong": 1.5}[source] + 100 * (len(turns) <= 3)
+
+    monkeypatch.setattr(starts, "start", start)
+    programs = (Program("A", "right", is_baseline=True), Program("B", "wrong"))
+    workload = StartWorkload(programs, _write_two, "common", "two")
+    common, *both = runner.run([Row("startup", "two", {}, lambda: workload)], QUICK)
+    assert turns == ["common", "right", "wrong"] * 2
+    assert (common.implementation, common.latency.p50) == ("common", 1.0)
+    assert (common.accuracy, common.speedups) == (None, ())
+    assert [record.latency.p50 for record in both] == [2.0, 0.5]
+    assert [record.accuracy.max_rel for record in both] == [0.0, 0.5]
+    assert [(speedup.over, speedup.value) for speedup in both[1].speedups] == [("A", 4.0)]
+
+
+def test_a_program_is_timed_until_its_result_is_there(tmp_path):
+    _write_two(tmp_path)
+    file = tmp_path / "result.npy"
+    source = (
+        "import pathlib, time\n"
+        "time.sleep(0.3)\n"
+        "result = [int(pathlib.Path(folder, 'number').read_text())]"
+    )
+    assert starts.start(source, tmp_path, file, 1) > 0.3
+    assert np.load(file).tolist() == [2]
+
+
+def test_a_program_that_fails_is_reported(tmp_path):
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        starts.start("1 / 0", tmp_path, tmp_path / "result.npy", 1)
+
+
+@pytest.mark.slow
+def test_both_start_alike():
+    pytest.importorskip("diffusers")
+    records = runner.run(rows.select("startup"), QUICK)
+    assert [record.implementation for record in records] == [
+        "import torch", "diffusers", "septet",
+    ] * 2  # fmt: skip
+    assert max(record.accuracy.max_rel for record in records if record.accuracy) < 1e-4
