@@ -162,8 +162,10 @@ def he_conv(in_channels: int, out_channels: int, kernel_size: int, dilation: int
 def _stretch(conv: nn.ConvTranspose2d, columns: Tensor, factor: int) -> Tensor:
     """Apply a transposed convolution of :func:`_stretching` to ``[B, W, H]``, columns first.
 
-    Every output column depends on three columns at most, so an ordinary convolution with one
-    output channel per column between two inputs does the same, and torch has a fast one.
+    Every output column depends on three columns at most, so a small matrix per input column does
+    the same: from the nine values around each of its places to the output columns before the next.
+    A convolution of torch would take about as long, but its rounding depends on how many threads
+    there are.
 
     Returns:
         ``[B, factor * W, H]``.
@@ -172,8 +174,12 @@ def _stretch(conv: nn.ConvTranspose2d, columns: Tensor, factor: int) -> Tensor:
     taps = F.pad(conv.weight[0, 0].flip(0), (before, factor - before))
     kernel = taps.view(3, 3, factor).flip(1).permute(2, 1, 0)
     assert conv.bias is not None
-    between = F.conv2d(columns[:, None], kernel[:, None], conv.bias.expand(factor), padding=1)
-    return between.transpose(1, 2).flatten(1, 2)
+    batch, width, height = columns.shape
+    # [B, W, 3 columns, 3 shifts, H]
+    around = F.pad(columns, (1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, height, 1).transpose(2, 3)
+    matrices = kernel.reshape(1, factor, 9).expand(batch * width, -1, -1)
+    around = around.reshape(batch * width, 9, height)
+    return torch.baddbmm(conv.bias, matrices, around).view(batch, factor * width, height)
 
 
 def _bias(conv: nn.Conv1d) -> Tensor:
