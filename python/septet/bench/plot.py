@@ -23,23 +23,28 @@ def write_svg(records: Sequence[Record], path: Path) -> None:
     """
     bars = [(record, record.speedups[0]) for record in records if record.speedups]
     height = _TOP + len(bars) * (_BAR + _GAP) + 20
-    head = (
-        f"<svg xmlns='http://www.w3.org/2000/svg' width='{_WIDTH}' height='{height}' "
-        f"viewBox='0 0 {_WIDTH} {height}' {_STYLE}>"
-    )
-    lines = [head, "<rect width='100%' height='100%' fill='white'/>"]
+    lines = [*head(_WIDTH, height)]
     if records:
         runs = [record.run for record in records]
         machines = _distinct(run["host"]["cpu"] for run in runs)
-        lines += _text(10, 20, f"Speed-up (ratio of medians) on {machines}", size=14)
+        lines += label(10, 20, f"Speed-up (ratio of medians) on {machines}", size=14)
         versions = _distinct(
             f"{run['threads']} threads, torch {run['torch']}, diffusers {run['diffusers']}"
             for run in runs
         )
-        lines += _text(10, 38, f"{versions}; in brackets the largest relative error")
+        lines += label(10, 38, f"{versions}; in brackets the largest relative error")
     lines += _bars(bars, height)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([*lines, "</svg>", ""]), encoding="utf-8")
+
+
+def head(width: int, height: int) -> tuple[str, str]:
+    """Begin a picture of so many pixels, and make it white."""
+    return (
+        f"<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{height}' "
+        f"viewBox='0 0 {width} {height}' {_STYLE}>",
+        "<rect width='100%' height='100%' fill='white'/>",
+    )
 
 
 def _distinct(texts: Iterable[str]) -> str:
@@ -55,9 +60,9 @@ def _bars(bars: Sequence[tuple[Record, Speedup]], height: int) -> Iterator[str]:
         length = speedup.value * scale
         name = f"{record.case['name']}, {record.implementation}"
         note = f"{speedup_text(speedup)} [{speedup.accuracy.max_rel:.0e}]"
-        yield from _text(_LABELS - 8, middle, name, anchor="end", width=_LABELS - 16)
+        yield from label(_LABELS - 8, middle, name, anchor="end", width=_LABELS - 16)
         yield (f"<rect x='{_LABELS}' y='{y}' width='{length:.1f}' height='{_BAR}' fill='#4878a8'/>")
-        yield from _text(_LABELS + length + 6, middle, note)
+        yield from label(_LABELS + length + 6, middle, note)
     if bars:
         one = _LABELS + min(scale, space)
         yield (
@@ -66,7 +71,7 @@ def _bars(bars: Sequence[tuple[Record, Speedup]], height: int) -> Iterator[str]:
         )
 
 
-def _text(
+def label(
     x: float, y: float, text: str, *, size: int = 12, anchor: str = "start", width: int = 0
 ) -> Iterator[str]:
     """Write a text; one that would be wider than ``width`` is squeezed."""

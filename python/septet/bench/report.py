@@ -15,6 +15,7 @@ _TITLES = {
     "models": "Networks",
     "pipelines": "Pipelines",
     "startup": "From the start of a process",
+    "scaling": "Batches and sizes",
     "large": "Large networks",
     "cuda": "On a GPU",
     "speech": "Speech",

@@ -23,6 +23,7 @@ SUITES = {
     "models": ("model_rows",),
     "pipelines": ("pipeline_rows",),
     "startup": ("startup_rows",),
+    "scaling": ("scaling_rows",),
     "large": ("large_rows", "glide_rows"),
     "cuda": ("cuda_rows",),
     "speech": ("speech_rows",),

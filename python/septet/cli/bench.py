@@ -22,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument(
         "--suite",
-        choices=("ops", "models", "pipelines", "startup", "large", "speech", "all"),
+        choices=("ops", "models", "pipelines", "startup", "scaling", "large", "speech", "all"),
         help="all (if not given) is the first four: operators, networks, whole pipelines, and the "
         "way from the start of a process to a result; large has the networks of gigabytes, speech "
-        "whole runs beside the original packages",
+        "whole runs beside the original packages, scaling one network over batches and sizes",
     )
     parser.add_argument(
         "--device",
@@ -69,6 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the speed-ups")
     parser.add_argument(
+        "--scaling-plot",
+        type=Path,
+        metavar="FILE.svg",
+        help="draw the times of suite scaling over the number of operations",
+    )
+    parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="write the page of docs/performance.md"
     )
 
@@ -81,10 +87,13 @@ def run_bench(arguments: argparse.Namespace) -> None:
             a file of records does not suit.
         OSError: If a file cannot be read or written.
     """
-    if arguments.plot is not None and arguments.plot.suffix.lower() != ".svg":
-        raise UsageError(f"--plot writes SVG: its file must end in .svg, got {arguments.plot}")
+    for option in ("plot", "scaling_plot"):
+        path = getattr(arguments, option)
+        if path is not None and path.suffix.lower() != ".svg":
+            name = option.replace("_", "-")
+            raise UsageError(f"--{name} writes SVG: its file must end in .svg, got {path}")
     # torch, diffusers and the kernels are loaded here, so that --help stays quick
-    from septet.bench import plot, report, rows
+    from septet.bench import plot, report, rows, scaling_plot
     from septet.bench.records import write_json_lines
 
     if arguments.from_json:
@@ -109,6 +118,11 @@ def run_bench(arguments: argparse.Namespace) -> None:
         write_json_lines(records, arguments.json)
     if arguments.plot is not None:
         plot.write_svg(records, arguments.plot)
+    if arguments.scaling_plot is not None:
+        try:
+            scaling_plot.write_scaling_svg(records, arguments.scaling_plot)
+        except ValueError as error:
+            raise UsageError(f"--scaling-plot: {error}") from error
     if arguments.markdown is not None:
         report.write_markdown(records, arguments.markdown, arguments.plot)
 
