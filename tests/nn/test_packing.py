@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 
 import pytest
 import torch
@@ -116,9 +117,17 @@ def test_pixels_are_counted_on_the_way_through_a_network(build):
 def test_large_networks_take_little_more_than_their_smallest_packing():
     shape = (1024, 1024, 3, 3)
     count = packed_floats(shape, "direct")
-    assert packing_limit([shape], count, None) == int(2.5 * count)
+    assert packing_limit([shape] * 4, 4 * count, None) == 10 * count
     assert packing_limit([shape] * 40, 40 * count, None) <= 1.15 * 40 * count
     assert packing_limit([shape] * 40, 40 * count, None, factor=3.0) == 120 * count
+
+
+def test_a_small_network_packs_all_its_layers_as_they_like():
+    shapes = [(256, 256, 3, 3)] * 13
+    limit = packing_limit(shapes, sum(math.prod(shape) for shape in shapes), None)
+    assert limit == packing.FREE_BYTES // 4
+    budget = PackingBudget(shapes, [1.0] * 13, limit)
+    assert [budget.grant(key, "winograd4") for key in range(13)] == ["winograd4"] * 13
 
 
 @given(
