@@ -121,6 +121,14 @@ def test_large_networks_take_little_more_than_their_smallest_packing():
     assert packing_limit([shape] * 60, 60 * count, None, factor=3.0) == 180 * count
 
 
+def test_small_networks_may_take_somewhat_more():
+    shape = (256, 256, 3, 3)
+    count = packed_floats(shape, "direct")
+    free = packing.FREE_BYTES // 4
+    limits = [packing_limit([shape] * n, n * count, None) for n in (13, 100, 200)]
+    assert limits == [int(2.5 * 13 * count), free, int(1.9 * 200 * count)]
+
+
 @given(
     st.lists(
         st.tuples(

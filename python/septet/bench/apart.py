@@ -47,7 +47,7 @@ class Measurement:
         outputs: The result of the case.
         setup_seconds: Loading and the first call, which may compile or pack.
         memory: The most that the calls had in use, weights included and loading excluded; None if
-            the system does not tell, or without weights.
+            the system does not tell.
     """
 
     timing: Timing
@@ -205,7 +205,7 @@ def _together(visits: list[Visit], steps: int, weights_bytes: int) -> Measuremen
     values = tuple(seconds for visit in visits for seconds in visit.seconds)
     peaks = [visit.peak_bytes for visit in visits if visit.peak_bytes is not None]
     outputs = [torch.from_numpy(output) for output in visits[0].outputs]
-    memory = Memory(max(peaks), weights_bytes) if peaks and weights_bytes else None
+    memory = Memory(max(peaks), weights_bytes) if peaks else None
     setup = min(visit.setup_seconds for visit in visits)
     return Measurement(Timing(values, steps), outputs, setup, memory)
 
@@ -243,7 +243,7 @@ def _stay(
             values = tuple(value / candidate.steps for value in timing.values)
             timing = Timing(values, timing.calls_per_value * candidate.steps)
         tensors = [torch.from_numpy(output) for output in outputs[name]]
-        memory = Memory(peak, size) if peak is not None and size else None
+        memory = None if peak is None else Memory(peak, size)
         found[name] = Measurement(timing, tensors, setup[name], memory)
     return found
 

@@ -167,7 +167,7 @@ class Memory:
 
     Attributes:
         peak_bytes: The most that was in use, weights included, beyond what the libraries took.
-        weights_bytes: Of the file of weights.
+        weights_bytes: Of the file of weights; 0 if there is none.
 
     Raises:
         ValueError: If one is no number of bytes.

@@ -233,8 +233,8 @@ def _achieved(record: Record) -> str:
 def _memory(memory: Memory | None) -> str:
     if memory is None:
         return ""
-    ratio = memory.peak_bytes / memory.weights_bytes
-    return f"{memory.peak_bytes / 1e9:.2f} GB ({ratio:.2f}x)"
+    peak, weights = memory.peak_bytes, memory.weights_bytes
+    return f"{peak / 1e9:.2f} GB" + (f" ({peak / weights:.2f}x)" if weights else "")
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from septet.models.base import PretrainedModel
 from septet.models.grad_tts_config import NUM_GROUPS, UNetGradTTSConfig
 from septet.nn import Conv2d, GroupNormAct, at_row, sinusoidal_embedding, timesteps_of_call
+from septet.nn.frame_mask import FrameMask
 from septet.nn.linear_attention import LinearAttention, RezeroAttention
 
 if TYPE_CHECKING:
@@ -30,13 +31,13 @@ class PreparedUNetGradTTS:
             blocks side by side, one row per step.
         condition: ``[B, 1 or 2, n_feats, T]``: the prior mean and, for several speakers, the
             speaker's channel; masked.
-        masks: ``[B, 1, n_feats / 2^k, T / 2^k]``, the mask at each level k.
+        masks: The mask at each level.
     """
 
     model: UNetGradTTSModel
     times: Tensor
     condition: Tensor
-    masks: tuple[Tensor, ...]
+    masks: tuple[FrameMask, ...]
 
     def __len__(self) -> int:
         """Return the number of times prepared."""
@@ -159,7 +160,7 @@ class UNetGradTTSModel(PretrainedModel):
         return PreparedUNetGradTTS(self, projected, *self._condition(mu, mask, speaker_ids))
 
     def denoise(
-        self, sample: Tensor, times: Tensor, condition: Tensor, masks: tuple[Tensor, ...]
+        self, sample: Tensor, times: Tensor, condition: Tensor, masks: tuple[FrameMask, ...]
     ) -> Tensor:
         """Run the network on what :meth:`prepare` computes.
 
@@ -182,14 +183,14 @@ class UNetGradTTSModel(PretrainedModel):
             )
         projections = iter(torch.split(times, self._time_channels, dim=1))
         mu, speaker = condition[:, :1], condition[:, 1:]
-        hidden = torch.cat([mu, sample[:, None] * masks[0], speaker], dim=1)
-        hidden = self._enter(hidden)
+        hidden = torch.cat([mu, sample[:, None], speaker], dim=1)
+        hidden = masks[0](self._enter(hidden))
         states = []
         for level, mask, following in zip(self.downs, masks, (*masks[1:], None), strict=True):
             hidden, state = _run_level(level, hidden, mask, following, projections)
             states.append(state)
         hidden = self.mid_block1(hidden, masks[-1], next(projections))
-        hidden = self.mid_attn(hidden) * masks[-1]
+        hidden = masks[-1](self.mid_attn(hidden))
         hidden = self.mid_block2(hidden, masks[-1], next(projections))
         # the state of the first level is never used
         for index in range(len(states) - 1, 0, -1):
@@ -197,12 +198,11 @@ class UNetGradTTSModel(PretrainedModel):
             level, mask, following = self.ups[-index], masks[index], masks[index - 1]
             hidden, _ = _run_level(level, hidden, mask, following, projections)
         hidden = self.final_block(hidden, masks[0])
-        score: Tensor = self.final_conv(hidden) * masks[0]
-        return score[:, 0]
+        return masks[0](self.final_conv(hidden))[:, 0]
 
     def _condition(
         self, mu: Tensor, mask: Tensor, speaker_ids: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    ) -> tuple[Tensor, tuple[FrameMask, ...]]:
         """Return the constant input channels, masked, and the masks of all levels."""
         settings = self._settings
         self._check_mu(mu, mask)
@@ -215,12 +215,10 @@ class UNetGradTTSModel(PretrainedModel):
             channels.append(speaker[:, :, None].expand_as(mu))
         elif speaker_ids is not None:
             raise ValueError("speaker_ids must be None: this network knows one speaker only")
-        whole = mask[:, None].expand(-1, -1, settings.n_feats, -1)
-        masks = [whole.contiguous()]
+        masks = [FrameMask.over_bins(mask, settings.n_feats)]
         for _ in settings.dim_mults[1:]:
-            # two strides: every second frame counts, and half the bins are left
-            masks.append(masks[-1][:, :, ::2, ::2].contiguous())
-        return torch.stack(channels, dim=1) * masks[0], tuple(masks)
+            masks.append(masks[-1].halved())
+        return torch.stack(channels, dim=1) * masks[0].values, tuple(masks)
 
     def _check_mu(self, mu: Tensor, mask: Tensor) -> None:
         settings = self._settings
@@ -258,9 +256,9 @@ class _Block(nn.Module):
             GroupNormAct(NUM_GROUPS, out_channels, 1e-5, "mish"),
         )
 
-    def forward(self, sample: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, sample: Tensor, mask: FrameMask) -> Tensor:
         conv, norm = self.block
-        hidden: Tensor = norm(conv(sample), mask=mask)
+        hidden: Tensor = norm(conv(sample), mask=None if mask.is_whole else mask.values)
         return hidden
 
 
@@ -277,25 +275,26 @@ class _ResnetBlock(nn.Module):
         if in_channels != out_channels:
             self.res_conv = Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, sample: Tensor, mask: Tensor, time: Tensor) -> Tensor:
+    def forward(self, sample: Tensor, mask: FrameMask, time: Tensor) -> Tensor:
         """Run the block on a masked sample.
 
         Args:
             sample: ``[B, in_channels, H, W]``.
-            mask: ``[B, 1, H, W]``.
+            mask: At this resolution.
             time: ``[B or 1, out_channels]``, the output of ``mlp``.
 
         Returns:
             ``[B, out_channels, H, W]``, masked.
         """
-        hidden = self.block1(sample, mask)
-        # masked like the sum, because the first block's output is masked already
-        hidden = torch.addcmul(hidden, time[:, :, None, None], mask)
+        hidden = mask.shift(self.block1(sample, mask), time)
         hidden = self.block2(hidden, mask)
-        if self.res_conv is None:
-            output: Tensor = hidden + sample
+        output: Tensor
+        if self.res_conv is not None:
+            output = mask(self.res_conv(sample, residual=hidden))
+        elif hidden.requires_grad:
+            output = hidden + sample
         else:
-            output = self.res_conv(sample, residual=hidden) * mask
+            output = hidden.add_(sample)  # fresh memory would take longer than the sum
         return output
 
 
@@ -325,8 +324,8 @@ def _level(in_channels: int, channels: int, time_dim: int, resample: nn.Module) 
 def _run_level(
     level: nn.Module,
     hidden: Tensor,
-    mask: Tensor,
-    following: Tensor | None,
+    mask: FrameMask,
+    following: FrameMask | None,
     projections: Iterator[Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Run a level; all that goes in and out is masked.
@@ -343,9 +342,9 @@ def _run_level(
     """
     resnet1, resnet2, attention, resample = cast("nn.ModuleList", level)
     hidden = resnet1(hidden, mask, next(projections))
-    state: Tensor = attention(resnet2(hidden, mask, next(projections))) * mask
+    state = mask(attention(resnet2(hidden, mask, next(projections))))
     hidden = resample(state)
-    return hidden if following is None else hidden * following, state
+    return hidden if following is None else following(hidden), state
 
 
 def _mish_mlp(in_features: int, hidden_features: int, out_features: int) -> nn.Sequential:

@@ -35,6 +35,8 @@ PACK_BUDGET = None if (_given := os.environ.get("SEPTET_PACK_BUDGET")) is None e
 #: Up to this size of a float32 network, memory is no matter: Winograd wherever it is faster.
 SMALL_BYTES = 2_000_000_000
 _SMALL_FACTOR = 1.9
+#: A small network's packed weights may take somewhat more, as long as they are not more than this.
+_FREE_FACTOR, FREE_BYTES = 2.5, 512 << 20
 #: A larger one may take so much more than its smallest packing, in units of its parameters. That is
 #: for much of the time that Winograd saves: the layers of the most pixels have the fewest weights.
 _LARGE_EXTRA = 0.06
@@ -50,10 +52,11 @@ def packing_limit(
     """Return how many numbers the packed weights of a network may hold together.
 
     A budget that is given counts. Otherwise it is 1.9 times the parameters for a network of at
-    most 2 GB. A larger one is packed such that it takes little more than before: the weights that
-    were packed are given back, so that their smallest packing comes for nothing, and 0.06 times
-    the parameters are added. Whatever the budget, packing takes no more than half of the memory
-    that is free at the first call.
+    most 2 GB, or up to 2.5 times as far as that is within :data:`FREE_BYTES`. A larger one is
+    packed such that it takes little more than before: the weights that were packed are given back,
+    so that their smallest packing comes for nothing, and 0.06 times the parameters are added.
+    Whatever the budget, packing takes no more than half of the memory that is free at the first
+    call.
 
     Args:
         shapes: Shapes of the weights that may be packed.
@@ -64,7 +67,8 @@ def packing_limit(
     if factor is not None:
         limit = int(factor * parameters)
     elif parameters * _BYTES <= SMALL_BYTES:
-        limit = int(_SMALL_FACTOR * parameters)
+        more = min(int(_FREE_FACTOR * parameters), FREE_BYTES // _BYTES)
+        limit = max(int(_SMALL_FACTOR * parameters), more)
     else:
         smallest = sum(packed_floats(shape, "direct") for shape in shapes)
         limit = smallest + int(_LARGE_EXTRA * parameters)

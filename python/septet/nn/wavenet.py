@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from septet.ops import wavenet_layer
+from septet.ops import empty_contiguous, wavenet_layer
 
 _LEAKY_SLOPE = 0.4
 
@@ -42,7 +42,7 @@ class NamedConv(nn.Module):
             scale: By which the input is multiplied first.
         """
         weight = self.conv.weight[:, :, 0]
-        return F.linear(input, weight if scale is None else weight * scale, self.conv.bias)
+        return _linear(input, weight if scale is None else weight * scale, _bias(self.conv))
 
 
 class WaveNetLayer(nn.Module):
@@ -179,7 +179,34 @@ def _stretch(conv: nn.ConvTranspose2d, columns: Tensor, factor: int) -> Tensor:
     around = F.pad(columns, (1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, height, 1).transpose(2, 3)
     matrices = kernel.reshape(1, factor, 9).expand(batch * width, -1, -1)
     around = around.reshape(batch * width, 9, height)
-    return torch.baddbmm(conv.bias, matrices, around).view(batch, factor * width, height)
+    if not _infers(around, matrices):
+        return torch.baddbmm(conv.bias, matrices, around).view(batch, factor * width, height)
+    out = empty_contiguous(columns[:, :1].expand(-1, factor * width, -1))
+    torch.baddbmm(conv.bias, matrices, around, out=out.view(batch * width, factor, height))
+    return out
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Apply a linear layer; for inference on the CPU into memory that is used again.
+
+    The results have tens of megabytes, and the pages of fresh memory take as long as the product.
+    """
+    if not _infers(input, weight, bias):
+        return F.linear(input, weight, bias)
+    out = empty_contiguous(input[..., :1].expand(*input.shape[:-1], len(weight)))
+    rows, sums = input.reshape(-1, weight.shape[1]), out.view(-1, len(weight))
+    if weight.shape[1] == 1:
+        torch.addcmul(bias, rows, weight[:, 0], out=sums)
+    else:
+        torch.addmm(bias, rows, weight.t(), out=sums)
+    return out
+
+
+def _infers(*tensors: Tensor) -> bool:
+    """Tell whether results may be written to memory of ours: on the CPU, and no gradients."""
+    needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    is_on_cpu = tensors[0].device.type == "cpu"
+    return is_on_cpu and not needs_gradient and not torch.compiler.is_compiling()
 
 
 def _bias(conv: nn.Conv1d) -> Tensor:

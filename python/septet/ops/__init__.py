@@ -1,6 +1,6 @@
 """The Python faces of the compiled kernels; the only place that reaches ``torch.ops.septet``."""
 
-from septet.ops._buffers import release_buffers
+from septet.ops._buffers import empty_contiguous, release_buffers
 from septet.ops.attention import attention
 from septet.ops.conv import PackedWeight, conv2d, pack_conv2d, packed_floats
 from septet.ops.conv_choice import Layer as ConvLayer
@@ -33,6 +33,7 @@ __all__ = [
     "attention",
     "chosen_convolution",
     "conv2d",
+    "empty_contiguous",
     "group_norm_act",
     "mt19937_normal",
     "pack_conv2d",
