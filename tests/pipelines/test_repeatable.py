@@ -74,6 +74,27 @@ def speak(generator):
     return [output.mel_spectrograms, *output.audios]
 
 
+def speak_with_wide_layers(generator):
+    """A text encoder of the published width, whose sums torch shares among threads, and HiFi-GAN.
+
+    The text is long enough for that too.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = septet.GradTTSTextEncoder(n_layers=1).eval()
+        vocoder = septet.HiFiGANModel(
+            upsample_rates=(2, 2),
+            upsample_kernel_sizes=(4, 4),
+            upsample_initial_channel=256,
+            resblock_kernel_sizes=(3,),
+            resblock_dilation_sizes=((1,),),
+        )
+        ids = torch.randint(0, 149, (1, 151))
+    with torch.inference_mode():
+        output = encoder(ids, torch.tensor([151]))
+        return [output.mu, output.log_durations, vocoder.eval()(output.mu)]
+
+
 PIPELINES = {
     "DDPM": lambda generator: draw_digits("DDPMPipeline", generator),
     "DDIM": lambda generator: draw_digits("DDIMPipeline", generator, eta=0.5),
@@ -84,6 +105,7 @@ PIPELINES = {
     "GLIDE": draw_glide,
     "BDDM": vocode,
     "Grad-TTS": speak,
+    "Grad-TTS, wide": speak_with_wide_layers,
 }
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from septet.models.base import PretrainedModel
 from septet.models.grad_tts_config import GradTTSTextEncoderConfig
+from septet.nn.conv1d import Conv1d
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +64,7 @@ class GradTTSTextEncoder(PretrainedModel):
         nn.init.normal_(self.emb.weight, 0.0, width**-0.5)
         self.prenet = _Prenet(width)
         self.encoder = _Encoder(settings)
-        self.proj_m = nn.Conv1d(width, settings.n_feats, 1)
+        self.proj_m = Conv1d(width, settings.n_feats, 1)
         self.proj_w = _DurationPredictor(settings)
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> GradTTSTextEncoderOutput:
@@ -119,7 +120,7 @@ class _Prenet(nn.Module):
             _same_conv(channels, channels, _PRENET_KERNEL) for _ in range(_PRENET_LAYERS)
         )
         self.norm_layers = nn.ModuleList(_ChannelNorm(channels) for _ in range(_PRENET_LAYERS))
-        self.proj = nn.Conv1d(channels, channels, 1)
+        self.proj = Conv1d(channels, channels, 1)
         nn.init.zeros_(self.proj.weight)
         assert self.proj.bias is not None
         nn.init.zeros_(self.proj.bias)
@@ -143,10 +144,10 @@ class _RelativeAttention(nn.Module):
         super().__init__()
         self.num_heads, self.window, self.dropout = num_heads, window, dropout
         head_dim = channels // num_heads
-        self.conv_q = nn.Conv1d(channels, channels, 1)
-        self.conv_k = nn.Conv1d(channels, channels, 1)
-        self.conv_v = nn.Conv1d(channels, channels, 1)
-        self.conv_o = nn.Conv1d(channels, channels, 1)
+        self.conv_q = Conv1d(channels, channels, 1)
+        self.conv_k = Conv1d(channels, channels, 1)
+        self.conv_v = Conv1d(channels, channels, 1)
+        self.conv_o = Conv1d(channels, channels, 1)
         # shared by all heads
         shape = (1, 2 * window + 1, head_dim)
         self.emb_rel_k = nn.Parameter(torch.randn(shape) * head_dim**-0.5)
@@ -239,7 +240,7 @@ class _DurationPredictor(nn.Module):
         self.norm_1 = _ChannelNorm(width)
         self.conv_2 = _same_conv(width, width, kernel)
         self.norm_2 = _ChannelNorm(width)
-        self.proj = nn.Conv1d(width, 1, 1)
+        self.proj = Conv1d(width, 1, 1)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         for conv, norm in ((self.conv_1, self.norm_1), (self.conv_2, self.norm_2)):
@@ -249,6 +250,6 @@ class _DurationPredictor(nn.Module):
         return output
 
 
-def _same_conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv1d:
+def _same_conv(in_channels: int, out_channels: int, kernel_size: int) -> Conv1d:
     """Make a convolution that keeps the length."""
-    return nn.Conv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    return Conv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)

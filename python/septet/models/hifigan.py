@@ -11,6 +11,7 @@ from torch import nn
 
 from septet.models.base import PretrainedModel
 from septet.models.config import ModelConfig, check_choice, check_int, each
+from septet.nn.conv1d import ConvTranspose1d
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,7 +127,7 @@ class HiFiGANModel(PretrainedModel):
             settings.upsample_rates, settings.upsample_kernel_sizes, strict=True
         ):
             padding = (kernel - rate) // 2
-            self.ups.append(nn.ConvTranspose1d(width, width // 2, kernel, rate, padding))
+            self.ups.append(ConvTranspose1d(width, width // 2, kernel, rate, padding))
             width //= 2
             self.resblocks.extend(block(width, *shape) for shape in shapes)
         self.conv_post = nn.Conv1d(width, 1, 7, padding=3)

@@ -155,22 +155,7 @@ class Conv2d(nn.Conv2d):
 
     def infers(self, input: Tensor, residual: Tensor | None = None) -> bool:
         """Tell whether packed weights can serve: float32 on the CPU, and no gradients."""
-        weight = self.weight
-        needs_gradient = torch.is_grad_enabled() and (
-            weight.requires_grad
-            or input.requires_grad
-            or (residual is not None and residual.requires_grad)
-        )
-        return (
-            input.device.type == "cpu"
-            and input.dtype == weight.dtype == torch.float32
-            and isinstance(self.padding, tuple)
-            and self.padding_mode == "zeros"
-            and input.numel() > 0
-            and not needs_gradient
-            and not torch.compiler.is_compiling()
-            and current_backend() == "fused"
-        )
+        return packing_serves(self, input, residual)
 
     def _pack_for(self, input: Tensor, upscale: int) -> PackedWeight | None:
         """Return the weights packed for a kernel of ours, None where torch computes."""
@@ -276,6 +261,30 @@ def _as_they_run(module: nn.Module) -> Iterator[nn.Module]:
         names.insert(names.index("up_blocks"), "mid_block")
     for name in names:
         yield from _as_they_run(children[name])
+
+
+def packing_serves(
+    layer: nn.Conv1d | nn.ConvTranspose1d | nn.Conv2d,
+    input: Tensor,
+    residual: Tensor | None = None,
+) -> bool:
+    """Tell whether packed weights can serve: float32 on the CPU, and no gradients."""
+    weight = layer.weight
+    needs_gradient = torch.is_grad_enabled() and (
+        weight.requires_grad
+        or input.requires_grad
+        or (residual is not None and residual.requires_grad)
+    )
+    return (
+        input.device.type == "cpu"
+        and input.dtype == weight.dtype == torch.float32
+        and isinstance(layer.padding, tuple)
+        and layer.padding_mode == "zeros"
+        and input.numel() > 0
+        and not needs_gradient
+        and not torch.compiler.is_compiling()
+        and current_backend() == "fused"
+    )
 
 
 def weight_version(weight: Tensor) -> tuple[int, int]:
