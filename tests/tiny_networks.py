@@ -20,6 +20,17 @@ GLIDE: dict[str, Any] = {
     "n_vocab": 32,
 }
 
+#: A UNet that attends in its lower half, for images of 8x8 pixels.
+UNET: dict[str, Any] = {
+    "sample_size": 8,
+    "block_out_channels": (8, 16),
+    "norm_num_groups": 4,
+    "attention_head_dim": 8,
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+}
+
 #: BDDM's score network, with 6 samples per frame.
 DIFFWAVE: dict[str, Any] = {
     "res_channels": 8,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import tiny_networks
 from septet.bench import loop_rows, model_rows, op_rows, peers, rows, runner, scheduler_rows
 from septet.models import UNet2DModel
 from septet.ops import NoiseKind, StepRow
@@ -163,15 +164,7 @@ def test_families_may_list_their_own_large_rows(monkeypatch):
 def test_networks_agree(count, monkeypatch):
     if count:
         pytest.importorskip("diffusers")
-    config = {
-        "sample_size": 8,
-        "block_out_channels": (8, 16),
-        "norm_num_groups": 4,
-        "layers_per_block": 1,
-        "attention_head_dim": 4,
-        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-    }
+    config = {**tiny_networks.UNET, "attention_head_dim": 4}
     monkeypatch.setattr(peers, "PEERS", peers.PEERS[:count])
     monkeypatch.setattr(model_rows, "SPECS", (model_rows.ModelSpec("tiny", config, (2, 3, 8, 8)),))
     records = runner.run(model_rows.rows(), QUICK)

@@ -7,28 +7,20 @@ import pickle
 import numpy as np
 import pytest
 
+import tiny_networks
 from septet.bench import pipeline_rows, rows, runner, starts
 from septet.bench.pipeline_rows import PipelineSpec
 from septet.bench.rows import Program, Row, StartWorkload
 from septet.testing.timing import Plan
 
 QUICK = runner.Settings(Plan(seconds=1e-6, rounds=1, warmup_seconds=0, warmup_calls=1), threads=1)
-UNET = {
-    "sample_size": 8,
-    "block_out_channels": (8, 16),
-    "norm_num_groups": 4,
-    "attention_head_dim": 8,
-    "layers_per_block": 1,
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-}
 
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("kind", ["DDPMPipeline", "DDIMPipeline", "PNDMPipeline"])
 def test_both_draw_the_same(kind, monkeypatch):
     pytest.importorskip("diffusers")
-    spec = PipelineSpec(kind, "tiny", {"batch_size": 2}, UNET)
+    spec = PipelineSpec(kind, "tiny", {"batch_size": 2}, tiny_networks.UNET)
     monkeypatch.setattr(pipeline_rows, "SPECS", (spec,))
     records = runner.run(pipeline_rows.rows(), QUICK)
     names = ["diffusers (contiguous)", "diffusers (channels_last)", "septet"]

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from septet.backend import use_backend
 from septet.bench import peers
+from septet.bench.model_rows import count_flops
 from septet.bench.rows import Candidate, Loaded, Row, SeparateWorkload, shape_text
 from septet.models import AutoencoderKL, UNet2DConditionModel
 
@@ -161,8 +160,5 @@ def num_flops(spec: LargeSpec) -> int:
     """Count the operations of matrix products and convolutions in one evaluation."""
     with torch.device("meta"):
         model = spec.network(**spec.config)
-    # the counter knows torch's public operators only
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), use_backend("eager"), counter:
-        _run(spec, model, *(tensor.to("meta") for tensor in _inputs(spec)))
-    return int(counter.get_total_flops())
+    inputs = [tensor.to("meta") for tensor in _inputs(spec)]
+    return count_flops(functools.partial(_run, spec, model, *inputs))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from septet import schedulers
-from septet.bench.rows import Candidate, Loaded, Row, SeparateWorkload, has_diffusers, shape_text
+from septet.bench.rows import Candidate, Loaded, Row, SeparateWorkload, no_diffusers, shape_text
 from septet.bench.scheduler_rows import SHAPES
 
 #: Schedulers and how many steps a run has.
@@ -36,11 +36,10 @@ def _row(scheduler: str, steps: int, shape: tuple[int, ...]) -> Row:
         "scheduler": scheduler, "steps": steps, "dtype": "float32", "shape": shape_text(shape),
     }  # fmt: skip
     name = f"{scheduler.removesuffix('Scheduler').lower()}.loop/{shape_text(shape)}"
-    return Row("ops", name, facts, lambda: _build(scheduler, steps, shape))
+    return Row("ops", name, facts, lambda: _build(scheduler, steps, shape), no_diffusers)
 
 
 def _build(scheduler: str, steps: int, shape: tuple[int, ...]) -> SeparateWorkload:
-    packages = ["septet", *(["diffusers"] if has_diffusers() else [])]
     candidates = tuple(
         Candidate(
             package,
@@ -48,7 +47,7 @@ def _build(scheduler: str, steps: int, shape: tuple[int, ...]) -> SeparateWorklo
             is_baseline=package == "diffusers",
             steps=_STEPS,
         )
-        for package in reversed(packages)
+        for package in ("diffusers", "septet")
     )
     return SeparateWorkload(candidates, _write_nothing, "diffusers", stay=True)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from septet.bench.model_rows import DDPM_CIFAR10
-from septet.bench.rows import LAYOUTS, Candidate, Loaded, Row, SeparateWorkload, has_diffusers
+from septet.bench.rows import LAYOUTS, Candidate, Loaded, Row, SeparateWorkload, no_diffusers
 from septet.models import UNet2DModel
 from septet.schedulers import DDPMScheduler
 
@@ -70,11 +70,7 @@ def _row(spec: PipelineSpec) -> Row:
         "pipeline": spec.kind, "model": spec.model, "weights": weights, "dtype": "float32",
         "steps": _STEPS, **spec.options,
     }  # fmt: skip
-    return Row("pipelines", spec.name, facts, functools.partial(build, spec), _obstacle)
-
-
-def _obstacle() -> str | None:
-    return None if has_diffusers() else "diffusers is not installed"
+    return Row("pipelines", spec.name, facts, functools.partial(build, spec), no_diffusers)
 
 
 def build(spec: PipelineSpec) -> SeparateWorkload:

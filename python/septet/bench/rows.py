@@ -213,6 +213,11 @@ def has_diffusers() -> bool:
     return importlib.util.find_spec("diffusers") is not None
 
 
+def no_diffusers() -> str | None:
+    """Say that diffusers is missing, as the obstacle of a row; None if it is not."""
+    return None if has_diffusers() else "diffusers is not installed"
+
+
 def shape_text(shape: Sequence[int]) -> str:
     """Write a shape as it stands in names: ``4x3x256x256``."""
     return "x".join(map(str, shape))

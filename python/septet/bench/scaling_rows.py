@@ -23,11 +23,12 @@ SPECS = tuple(
 
 def rows() -> list[Row]:
     """Return a row per batch and size."""
-    return [
-        Row("scaling", f"scaling/{spec.name}/{shape_text(spec.shape)}", facts(spec), make)
-        for spec in SPECS
-        for make in [functools.partial(_build, spec)]
-    ]
+    return [_row(spec) for spec in SPECS]
+
+
+def _row(spec: ModelSpec) -> Row:
+    name = f"scaling/{spec.name}/{shape_text(spec.shape)}"
+    return Row("scaling", name, facts(spec), functools.partial(_build, spec))
 
 
 @functools.lru_cache(maxsize=1)

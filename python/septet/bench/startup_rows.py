@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 
-from septet.bench.model_rows import DDPM_CIFAR10, SPECS, ModelSpec, write_weights
+from septet.bench.model_rows import SPECS, write_weights
 from septet.bench.pipeline_rows import PipelineSpec, write_pipeline
-from septet.bench.rows import Program, Row, StartWorkload, has_diffusers, shape_text
+from septet.bench.rows import Program, Row, StartWorkload, no_diffusers, shape_text
 
 _IMAGE = """\
 import torch
@@ -27,7 +27,7 @@ with torch.no_grad():
     result = unet(sample, 500).sample
 """
 _DIGITS = PipelineSpec("DDIMPipeline", "digits", {"batch_size": 1})
-_CIFAR10 = ModelSpec("ddpm-cifar10", DDPM_CIFAR10, SPECS[0].shape)
+_CIFAR10 = SPECS[0]
 
 
 def rows() -> list[Row]:
@@ -48,8 +48,4 @@ def _row(name: str, model: str, source: str, write: functools.partial[None]) -> 
     )
     workload = StartWorkload(programs, write, "import torch", "diffusers in float32")
     facts = {"model": model, "dtype": "float32", "beyond": workload.common}
-    return Row("startup", name, facts, lambda: workload, _obstacle)
-
-
-def _obstacle() -> str | None:
-    return None if has_diffusers() else "diffusers is not installed"
+    return Row("startup", name, facts, lambda: workload, no_diffusers)
