@@ -90,6 +90,18 @@ def test_weights_of_another_layer_at_the_same_address_are_packed_anew():
         assert relative_error(module(x), exact) < 4e-6
 
 
+@pytest.mark.parametrize("choice", ["auto", "torch"])
+def test_weights_in_memory_that_others_left_are_packed_anew(choice):
+    module = Conv2d(64, 64, 3, padding=1)
+    x = torch.randn(1, 64, 8, 8)
+    with use_convolution(choice):
+        for value in range(8):
+            module.weight = None
+            module.weight = torch.nn.Parameter(torch.full((64, 64, 3, 3), float(value)))
+            exact = F.conv2d(x.double(), module.weight.double(), module.bias.double(), padding=1)
+            assert relative_error(module(x), exact) < 4e-6
+
+
 def test_without_onednn_the_result_is_the_same(monkeypatch):
     module = Conv2d(4, 4, 3, padding=1)
     x, residual = torch.randn(2, 1, 4, 8, 8)

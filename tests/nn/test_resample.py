@@ -52,6 +52,15 @@ def test_the_folded_copy_follows_the_weights():
     assert relative_error(layer(sample), exact(layer, sample)) < 4e-6
 
 
+def test_weights_in_memory_that_others_left_are_folded_anew():
+    layer = Upsample2D(64)
+    sample = torch.randn(1, 64, 8, 8)
+    for value in range(8):
+        layer.conv.weight = None
+        layer.conv.weight = torch.nn.Parameter(torch.full((64, 64, 3, 3), float(value)))
+        assert relative_error(layer(sample), exact(layer, sample)) < 4e-6
+
+
 def test_state_and_copies_hold_the_weights_alone():
     layer = Upsample2D(4)
     sample = torch.randn(1, 4, 8, 8)

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from septet.backend import current_backend
 from septet.memory import available_bytes, release
 from septet.nn.packing import PackingBudget, packing_limit
-from septet.ops import ConvLayer, chosen_convolution, conv2d, pack_conv2d
+from septet.ops import (
+    ConvLayer,
+    chosen_convolution,
+    conv2d,
+    conv2d_output_size,
+    needs_gradient,
+    pack_conv2d,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,19 +47,21 @@ class Conv2d(nn.Conv2d):
 
     # By the algorithm that was asked for, with the weights they were made of.
     _packs: dict[str, PackedWeight | None] | None = None
-    _packs_from: tuple[int, int] | None = None
+    _packs_from: WeightVersion | None = None
     _packed: Tensor | None = None
-    _packed_from: tuple[int, int] | None = None
+    _packed_from: WeightVersion | None = None
     _budget: PackingBudget | None = None
     _budget_key = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the packed copies out: oneDNN's tensors cannot be copied, and all are remade."""
-        return {**self.__dict__, "_packs": None, "_packed": None, "_budget": None}
+        kept = ("_packs", "_packs_from", "_packed", "_packed_from", "_budget")
+        return {**self.__dict__, **dict.fromkeys(kept)}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Conv2d:
         """Forget the packed copies where parameters move or change their type."""
-        self._packs = self._packed = None
+        self._packs = self._packs_from = None
+        self._packed = self._packed_from = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -78,25 +87,22 @@ class Conv2d(nn.Conv2d):
         Returns:
             ``[B, out_channels, H', W']``.
         """
-        if rest is not None and not self.reads_both(input, rest):
+        packed = self._pack_for(input, upscale) if self.infers(input, residual) else None
+        if rest is not None and (packed is None or not self.reads_both(input, rest)):
             input, rest = torch.cat([input, rest], dim=1), None
-        if self.infers(input, residual):
-            packed = self._pack_for(input, upscale)
-            if packed is not None:
-                return conv2d(
-                    input,
-                    packed,
-                    self.bias,
-                    stride=self.stride,
-                    padding=cast("tuple[int, ...]", self.padding),
-                    dilation=self.dilation,
-                    shift=shift,
-                    residual=residual,
-                    upscale=upscale,
-                    rest=rest,
-                )
-        if rest is not None:
-            input = torch.cat([input, rest], dim=1)
+        if packed is not None:
+            return conv2d(
+                input,
+                packed,
+                self.bias,
+                stride=self.stride,
+                padding=cast("tuple[int, ...]", self.padding),
+                dilation=self.dilation,
+                shift=shift,
+                residual=residual,
+                upscale=upscale,
+                rest=rest,
+            )
         if residual is not None:
             size = self.output_size(input, upscale)
             if tuple(residual.shape[2:]) != size:
@@ -146,12 +152,9 @@ class Conv2d(nn.Conv2d):
 
     def output_size(self, input: Tensor, upscale: int = 1) -> tuple[int, int]:
         """Return height and width of the result."""
-        sizes = []
-        for axis in (0, 1):
-            size = input.shape[2 + axis] * upscale + 2 * int(self.padding[axis])
-            reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
-            sizes.append((size - reach) // self.stride[axis] + 1)
-        return sizes[0], sizes[1]
+        padding = cast("tuple[int, ...]", self.padding)
+        geometry = self.kernel_size, self.stride, padding, self.dilation
+        return conv2d_output_size(input.shape[2:], *geometry, upscale)
 
     def infers(self, input: Tensor, residual: Tensor | None = None) -> bool:
         """Tell whether packed weights can serve: float32 on the CPU, and no gradients."""
@@ -162,9 +165,9 @@ class Conv2d(nn.Conv2d):
         algorithm = self.algorithm(input, upscale)
         if algorithm == "torch":
             return None
-        source = weight_version(self.weight)
-        if self._packs is None or self._packs_from != source:
-            self._packs, self._packs_from = {}, source
+        source = self._packs_from
+        if self._packs is None or source is None or not source.is_of(self.weight):
+            self._packs, self._packs_from = {}, WeightVersion(self.weight)
         if algorithm not in self._packs:
             granted: str | None = algorithm
             if self._budget is not None:
@@ -201,12 +204,12 @@ class Conv2d(nn.Conv2d):
 
     def _packed_weight(self) -> Tensor:
         weight = self.weight
-        source = weight_version(weight)
-        if self._packed is None or self._packed_from != source:
+        source = self._packed_from
+        if self._packed is None or source is None or not source.is_of(weight):
             self._packed = torch.ops.mkldnn._reorder_convolution_weight(
                 weight.detach(), self.padding, self.stride, self.dilation, self.groups
             )
-            self._packed_from = source
+            self._packed_from = WeightVersion(weight)
             release(weight)
         return self._packed
 
@@ -270,27 +273,54 @@ def packing_serves(
 ) -> bool:
     """Tell whether packed weights can serve: float32 on the CPU, and no gradients."""
     weight = layer.weight
-    needs_gradient = torch.is_grad_enabled() and (
-        weight.requires_grad
-        or input.requires_grad
-        or (residual is not None and residual.requires_grad)
-    )
     return (
         input.device.type == "cpu"
         and input.dtype == weight.dtype == torch.float32
         and isinstance(layer.padding, tuple)
         and layer.padding_mode == "zeros"
         and input.numel() > 0
-        and not needs_gradient
+        and not needs_gradient(weight, input, residual)
         and not torch.compiler.is_compiling()
         and current_backend() == "fused"
     )
 
 
-def weight_version(weight: Tensor) -> tuple[int, int]:
-    """Identify the values of a weight, so that what was made of them can be kept."""
+class WeightVersion:
+    """The values that a weight has now, so that what is made of them can be kept.
+
+    Args:
+        weight: While this exists, so does its memory: no other weight can have the same address.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight, self._count = weight.detach(), _changes(weight)
+
+    def is_of(self, weight: Tensor) -> bool:
+        """Tell whether a weight is the same one and has not changed."""
+        return weight.data_ptr() == self._weight.data_ptr() and _changes(weight) == self._count
+
+
+def _changes(weight: Tensor) -> int:
     # Inference tensors count no versions: nobody may change them in place.
-    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
+    return 0 if weight.is_inference() else weight._version
+
+
+def parts_for(
+    shortcut: nn.Module | None, sample: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Concatenate the two parts of a residual block's input, unless its shortcut reads both.
+
+    Args:
+        shortcut: The layer that leads around the block; None if it has to be given the whole.
+        sample: ``[B, C, H, W]``.
+        state: ``[B, C', H, W]``, further channels.
+
+    Returns:
+        What to give to the layers that read the input, as ``input`` and ``rest``.
+    """
+    if state is None or (isinstance(shortcut, Conv2d) and shortcut.reads_both(sample, state)):
+        return sample, state
+    return torch.cat([sample, state], dim=1), None
 
 
 def is_plain(conv: nn.Module) -> bool:

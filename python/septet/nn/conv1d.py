@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from septet.memory import release
-from septet.nn.conv import packing_serves, weight_version
+from septet.nn.conv import WeightVersion, packing_serves
 from septet.ops import ConvLayer, chosen_convolution, conv2d, pack_conv2d
 
 if TYPE_CHECKING:
@@ -24,25 +24,23 @@ class _Packed:
     """Weights packed once; the copy is made anew when they change or move."""
 
     _pack: PackedWeight | None = None
-    _pack_from: tuple[int, int] | None = None
-    # While this holds the weights, no others can have their address.
-    _pack_of: Tensor | None = None
+    _pack_from: WeightVersion | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the packed copy out: it is remade."""
-        return {**self.__dict__, "_pack": None, "_pack_of": None}
+        return {**self.__dict__, "_pack": None, "_pack_from": None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Forget the packed copy where parameters move or change their type."""
-        self._pack = self._pack_of = None
+        self._pack = self._pack_from = None
         return super()._apply(fn, recurse)  # type: ignore[misc]
 
     def _packed(self, weight: Tensor, arrange: Callable[[Tensor], Tensor]) -> PackedWeight:
         """Return ``arrange(weight)`` packed, which is ``[out_channels, in_channels, 1, taps]``."""
-        source = weight_version(weight)
-        if self._pack is None or self._pack_from != source:
-            self._pack_of = weight.detach()
-            self._pack, self._pack_from = pack_conv2d(arrange(self._pack_of)), source
+        source = self._pack_from
+        if self._pack is None or source is None or not source.is_of(weight):
+            self._pack = pack_conv2d(arrange(weight.detach()))
+            self._pack_from = WeightVersion(weight)
             release(weight)
         return self._pack
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
-from septet.nn.conv import Conv2d
+from septet.nn.conv import Conv2d, parts_for
 from septet.nn.norm import GroupNormAct
 from septet.ops import attention
 
@@ -115,21 +114,15 @@ class GlideResBlock(nn.Module):
         norm_in, resample, convolve_in = self.in_layers
         norm, _, dropout, convolve = self.out_layers
         shortcut = self.skip_connection
-        reads_both = (
-            state is not None
-            and isinstance(resample, nn.Identity)
-            and isinstance(shortcut, Conv2d)
-            and shortcut.reads_both(sample, state)
-        )
-        if state is not None and not reads_both:
-            sample, state = torch.cat([sample, state], dim=1), None
+        keeps_size = isinstance(resample, nn.Identity)
+        sample, state = parts_for(shortcut if keeps_size else None, sample, state)
         hidden = norm_in(sample, rest=state)
         upscale = 2 if isinstance(resample, nn.Upsample) else 1
         if upscale == 1:
             hidden, sample = resample(hidden), resample(sample)
         hidden = dropout(norm(convolve_in(hidden, upscale=upscale), time))
         # of half the size where the resolution doubles; a 1x1 shortcut gives the same before
-        residual = shortcut(sample, rest=state) if reads_both else shortcut(sample)
+        residual = shortcut(sample) if state is None else shortcut(sample, rest=state)
         result: Tensor = convolve(hidden, residual=residual)
         return result
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from septet.memory import release
-from septet.nn.conv import Conv2d, is_plain, weight_version
+from septet.nn.conv import Conv2d, WeightVersion, is_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 class Downsample2D(nn.Module):
@@ -52,7 +52,7 @@ class Upsample2D(nn.Module):
     resample: Literal["up"] = "up"
 
     _folded: Tensor | None = None
-    _folded_from: tuple[int, int] | None = None
+    _folded_from: WeightVersion | None = None
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -60,7 +60,13 @@ class Upsample2D(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the folded copy out, as :class:`septet.nn.Conv2d` does with its own."""
-        return {**self.__dict__, "_folded": None}
+        return {**self.__dict__, "_folded": None, "_folded_from": None}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Upsample2D:
+        """Forget the folded copy where parameters move or change their type."""
+        self._folded = self._folded_from = None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def forward(self, sample: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Map ``[B, C, H, W]`` to ``[B, C, 2 H, 2 W]``, or to exactly ``size``: height, width."""
@@ -77,13 +83,13 @@ class Upsample2D(nn.Module):
         return result
 
     def _folded_weight(self) -> Tensor:
-        source = weight_version(self.conv.weight)
-        if self._folded is None or self._folded_from != source:
+        source = self._folded_from
+        if self._folded is None or source is None or not source.is_of(self.conv.weight):
             folded = _fold(_fold(self.conv.weight.detach(), 2), 3).transpose(0, 1)
             self._folded = torch.ops.mkldnn._reorder_convolution_transpose_weight(
                 folded.contiguous(), *_TRANSPOSED_GEOMETRY
             )
-            self._folded_from = source
+            self._folded_from = WeightVersion(self.conv.weight)
             release(self.conv.weight)
         return self._folded
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
-from septet.nn.conv import Conv2d
+from septet.nn.conv import Conv2d, parts_for
 from septet.nn.linear import ConditionLinear
 from septet.nn.norm import GroupNormAct
 
@@ -90,8 +89,8 @@ class ResnetBlock2D(nn.Module):
         Returns:
             ``[B, out_channels, H', W']``.
         """
-        if state is not None and not self._reads_both(sample, state):
-            sample, state = torch.cat([sample, state], dim=1), None
+        shortcut = self.conv_shortcut if self.resample is None else None
+        sample, state = parts_for(shortcut, sample, state)
         hidden = self.norm1(sample, rest=state)
         upscale = 2 if self.resample == "up" else 1
         if self.resample == "down":
@@ -104,11 +103,3 @@ class ResnetBlock2D(nn.Module):
         # of half the size where the resolution doubles; a 1x1 shortcut gives the same before
         total: Tensor = self.conv2(hidden, residual=sample)
         return total if self.output_scale_factor == 1 else total / self.output_scale_factor
-
-    def _reads_both(self, sample: Tensor, state: Tensor) -> bool:
-        shortcut = self.conv_shortcut
-        return (
-            self.resample is None
-            and isinstance(shortcut, Conv2d)
-            and shortcut.reads_both(sample, state)
-        )

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from septet.ops import empty_contiguous, wavenet_layer
+from septet.ops import empty_contiguous, needs_gradient, wavenet_layer
 
 _LEAKY_SLOPE = 0.4
 
@@ -204,9 +204,8 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _infers(*tensors: Tensor) -> bool:
     """Tell whether results may be written to memory of ours: on the CPU, and no gradients."""
-    needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     is_on_cpu = tensors[0].device.type == "cpu"
-    return is_on_cpu and not needs_gradient and not torch.compiler.is_compiling()
+    return is_on_cpu and not needs_gradient(*tensors) and not torch.compiler.is_compiling()
 
 
 def _bias(conv: nn.Conv1d) -> Tensor:

@@ -1,8 +1,9 @@
 """The Python faces of the compiled kernels; the only place that reaches ``torch.ops.septet``."""
 
 from septet.ops._buffers import empty_contiguous, release_buffers
+from septet.ops._dispatch import needs_gradient
 from septet.ops.attention import attention
-from septet.ops.conv import PackedWeight, conv2d, pack_conv2d, packed_floats
+from septet.ops.conv import PackedWeight, conv2d, conv2d_output_size, pack_conv2d, packed_floats
 from septet.ops.conv_choice import Layer as ConvLayer
 from septet.ops.conv_choice import chosen as chosen_convolution
 from septet.ops.conv_choice import use_convolution
@@ -33,9 +34,11 @@ __all__ = [
     "attention",
     "chosen_convolution",
     "conv2d",
+    "conv2d_output_size",
     "empty_contiguous",
     "group_norm_act",
     "mt19937_normal",
+    "needs_gradient",
     "pack_conv2d",
     "packed_floats",
     "philox_normal",

@@ -30,8 +30,11 @@ def run(operator: Any, *arguments: Any) -> None:
 
 def wants_reference(*tensors: torch.Tensor | None) -> bool:
     """Tell whether the plain-torch reference must run: asked for, or gradients are needed."""
-    if current_backend() == "eager":
-        return True
+    return current_backend() == "eager" or needs_gradient(*tensors)
+
+
+def needs_gradient(*tensors: torch.Tensor | None) -> bool:
+    """Tell whether what is made of these tensors belongs into a graph."""
     if torch.is_grad_enabled():
         for tensor in tensors:  # any() with a generator takes longer than some kernels
             if tensor is not None and tensor.requires_grad:

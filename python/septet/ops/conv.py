@@ -139,11 +139,8 @@ def conv2d(
             rest=rest,
         )
     kernel_size = source.shape[2:]
-    height, width = (
-        max(0, (size * upscale + 2 * pad - gap * (taps - 1) - 1) // max(1, step) + 1)
-        for size, pad, gap, taps, step in zip(
-            input.shape[2:], padding, dilation, kernel_size, stride, strict=True
-        )
+    height, width = conv2d_output_size(
+        input.shape[2:], kernel_size, stride, padding, dilation, upscale
     )
     out = empty_channels_last(input, (input.shape[0], source.shape[0], height, width))
     run(
@@ -163,6 +160,24 @@ def conv2d(
         out,
     )
     return out
+
+
+def conv2d_output_size(
+    size: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    upscale: int = 1,
+) -> tuple[int, int]:
+    """Return height and width of the result of :func:`conv2d`, given those of its input."""
+    height, width = (
+        max(0, (pixels * upscale + 2 * pad - gap * (taps - 1) - 1) // max(1, step) + 1)
+        for pixels, taps, step, pad, gap in zip(
+            size, kernel_size, stride, padding, dilation, strict=True
+        )
+    )
+    return height, width
 
 
 def _packed_shape(shape: Sequence[int], algorithm: str) -> tuple[int, int, int, int]:

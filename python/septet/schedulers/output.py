@@ -134,7 +134,7 @@ def may_wait(sample: Tensor, model_output: Tensor) -> bool:
     Not where gradients flow, since it belongs into the graph of the step; not for inference
     tensors, which do not count their versions; and not where it comes for free.
     """
-    if torch.is_grad_enabled() and (sample.requires_grad or model_output.requires_grad):
+    if ops.needs_gradient(sample, model_output):
         return False
     if sample.is_inference() or model_output.is_inference():
         return False
