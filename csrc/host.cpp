@@ -232,13 +232,12 @@ void conv2d(const py::array& input, const OptionalArray& rest, const py::array& 
       });
 }
 
-void conv2d_pack(const py::array& weight, int64_t algorithm, const py::array& out) {
+void conv2d_pack(const py::array& weight, const py::array& out) {
   const NumpyView from(weight, "conv2d_pack", "weight");
   const NumpyView to(out, "conv2d_pack", "out", true);
-  const ConvPackArgs args = plan_conv_pack(from.view, algorithm, to.view);
-  const ConvPackRange range = SEPTET_CALL_ISA(conv_pack_range, args.algorithm);
+  const ConvPackArgs args = plan_conv_pack(from.view, to.view);
   const py::gil_scoped_release release;
-  range(args, 0, groups_of(args.out_channels));
+  SEPTET_CALL_ISA(conv_pack, args, 0, groups_of(args.out_channels));
 }
 
 std::vector<uint32_t> philox4x32_words(const std::vector<uint32_t>& counter,
@@ -316,8 +315,8 @@ PYBIND11_MODULE(_host, m, py::mod_gil_not_used()) {
         py::arg("residual"), py::arg("stride"), py::arg("padding"), py::arg("dilation"),
         py::arg("upscale"), py::arg("out"),
         "Convolve numpy arrays with packed weights; see septet.ops.conv2d.");
-  m.def("conv2d_pack", &septet::conv2d_pack, py::arg("weight"), py::arg("algorithm"),
-        py::arg("out"), "Pack the weights of a convolution; see septet.ops.pack_conv2d.");
+  m.def("conv2d_pack", &septet::conv2d_pack, py::arg("weight"), py::arg("out"),
+        "Pack the weights of a convolution; see septet.ops.pack_conv2d.");
   m.def("threshold_quantile", &septet::threshold_quantile, py::arg("sample"),
         py::arg("model_output"), py::arg("table"), py::arg("row"), py::arg("uncond_output"),
         py::arg("ratio"), py::arg("maximum"), py::arg("out"),

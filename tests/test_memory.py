@@ -118,7 +118,7 @@ def test_a_large_network_leaves_what_runs_once_for_all_steps_in_its_file(tmp_pat
     torch.manual_seed(0)
     UNet2DConditionModel(**TEXT_CONFIG).save_pretrained(tmp_path)
     copied = UNet2DConditionModel.from_pretrained(tmp_path)
-    monkeypatch.setattr(models_base, "SMALL_BYTES", 0)
+    monkeypatch.setattr(models_base, "_LARGE_BYTES", 0)
     model = UNet2DConditionModel.from_pretrained(tmp_path)
     layer = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
     assert memory.is_mapped(model.get_parameter(layer))

@@ -64,14 +64,16 @@ struct Winograd<4> {
   template <class V>
   static HOST_DEVICE void weight(const V (&g)[3], V (&u)[6]) {
     using T = typename V::value_type;
-    const V half{T(0.5)}, two{T(2)}, small{T(-2.0 / 3)}, large{T(1.0 / 6)};
-    const V small_even = fma(half, g[2], g[0]), small_odd = V{T(kPoint)} * g[1];
-    const V large_even = fma(two, g[2], g[0]), large_odd = V{T(2 * kPoint)} * g[1];
+    const V small{T(-2.0 / 3)}, large{T(1.0 / 6)}, outer{T(-1.0 / 3)}, far{T(1.0 / 3)};
+    const V small_even = fma(outer, g[2], small * g[0]);
+    const V small_odd = V{T(-2.0 / 3 * kPoint)} * g[1];
+    const V large_even = fma(far, g[2], large * g[0]);
+    const V large_odd = V{T(kPoint / 3)} * g[1];
     u[0] = g[0];
-    u[1] = small * (small_even + small_odd);
-    u[2] = small * (small_even - small_odd);
-    u[3] = large * (large_even + large_odd);
-    u[4] = large * (large_even - large_odd);
+    u[1] = small_even + small_odd;
+    u[2] = small_even - small_odd;
+    u[3] = large_even + large_odd;
+    u[4] = large_even - large_odd;
     u[5] = g[2];
   }
 

@@ -37,17 +37,16 @@ void run_conv(const ConvTensors& tensors) {
   const ConvArgs args = plan_conv(tensors);
   thread_local Scratch shared, own;
   const auto split = [](int64_t tasks, int64_t work, const auto& range) {
-    parallel_tasks(tasks, work, kGrain, range);
+    parallel_shares(tasks, work, kGrain, range);
   };
   convolve(args, SEPTET_CALL_ISA(conv_kernels, args.algorithm), torch::stable::get_num_threads(),
            split, [](bool mine, int64_t floats) { return (mine ? own : shared).floats(floats); });
 }
 
-void run_conv_pack(const TensorView& weight, int64_t algorithm, const TensorView& out) {
-  const ConvPackArgs args = plan_conv_pack(weight, algorithm, out);
-  const ConvPackRange range = SEPTET_CALL_ISA(conv_pack_range, args.algorithm);
+void run_conv_pack(const TensorView& weight, const TensorView& out) {
+  const ConvPackArgs args = plan_conv_pack(weight, out);
   parallel_tasks(out.size(0), out.numel(), kGrain,
-                 [&](int64_t begin, int64_t end) { range(args, begin, end); });
+                 [&](int64_t begin, int64_t end) { SEPTET_CALL_ISA(conv_pack, args, begin, end); });
 }
 
 void boxed_conv2d(Tensor input, std::optional<Tensor> rest, Tensor weight,
@@ -60,8 +59,8 @@ void boxed_conv2d(Tensor input, std::optional<Tensor> rest, Tensor weight,
             std::move(padding), std::move(dilation)});
 }
 
-void boxed_conv2d_pack(Tensor weight, int64_t algorithm, Tensor out) {
-  run_conv_pack(view(weight), algorithm, view(out));
+void boxed_conv2d_pack(Tensor weight, Tensor out) {
+  run_conv_pack(view(weight), view(out));
 }
 
 }  // namespace

@@ -3,7 +3,8 @@
 //
 // Every algorithm is a product of matrices between two rearrangements. The rows of the product are
 // pixels of the result (direct: a row holds all inputs of a pixel) or tiles of them (Winograd: one
-// product per point). A block is a run of rows that is computed at a time.
+// product per point). A block is a run of rows that is computed at a time. All algorithms read the
+// same packed weights; what Winograd's make of them is larger, and does not leave the cache.
 #pragma once
 
 #include <vector>
@@ -17,7 +18,7 @@ namespace septet {
 // Of a Winograd algorithm: the outputs of a tile in each direction.
 enum ConvAlgorithm : int { kDirect = 0, kWinograd2 = 2, kWinograd4 = 4 };
 
-// Packed weights lie as [K / 16][planes][depth][16], where K are the output channels; every
+// Packed weights lie as [K / 16][taps and channels][16], where K are the output channels; every
 // instruction set reads them. A group is 16 channels or 16 elements of depth.
 inline constexpr int64_t kGroup = 16;
 
@@ -37,11 +38,13 @@ struct ConvAxis {
 };
 
 struct ConvArgs {
-  const float* input = nullptr;     // [N, H, W, input_channels]
-  const float* rest = nullptr;      // [N, H, W, C - input_channels], further channels
-  const float* weight = nullptr;    // packed
-  const float* bias = nullptr;      // [K]
-  const float* shift = nullptr;     // [N or 1, K]
+  const float* input = nullptr;   // [N, H, W, input_channels]
+  const float* rest = nullptr;    // [N, H, W, C - input_channels], further channels
+  const float* weight = nullptr;  // packed
+  const float* points = nullptr;  // all of the weights as the products read them, if that is kept:
+                                  // [K / 16][planes][depth][16]
+  const float* bias = nullptr;    // [K]
+  const float* shift = nullptr;   // [N or 1, K]
   const float* residual = nullptr;  // as out, or of half its height and width
   float* out = nullptr;             // [N, H', W', K]
   int64_t shift_stride = 0;
@@ -58,12 +61,10 @@ struct ConvArgs {
 };
 
 inline constexpr const char* kConvSchema =
-    "conv2d(Tensor input, Tensor? rest, Tensor weight, int[] kernel_size, int algorithm, Tensor? "
-    "bias, "
-    "Tensor? shift, Tensor? residual, int[] stride, int[] padding, int[] dilation, int upscale, "
-    "Tensor(a!) out) -> ()";
-inline constexpr const char* kConvPackSchema =
-    "conv2d_pack(Tensor weight, int algorithm, Tensor(a!) out) -> ()";
+    "conv2d(Tensor input, Tensor? rest, Tensor weight, int[] kernel_size, int algorithm, "
+    "Tensor? bias, Tensor? shift, Tensor? residual, int[] stride, int[] padding, int[] dilation, "
+    "int upscale, Tensor(a!) out) -> ()";
+inline constexpr const char* kConvPackSchema = "conv2d_pack(Tensor weight, Tensor(a!) out) -> ()";
 
 inline void require_algorithm(const char* op, int64_t algorithm, int64_t height, int64_t width) {
   require(algorithm == kDirect || algorithm == kWinograd2 || algorithm == kWinograd4, op,
@@ -76,50 +77,46 @@ inline int64_t conv_planes(int64_t algorithm) {
   return algorithm == kDirect ? 1 : (algorithm + 2) * (algorithm + 2);
 }
 
-inline int64_t conv_depth(int64_t algorithm, int64_t channels, int64_t height, int64_t width) {
-  return groups_of(algorithm == kDirect ? height * width * channels : channels);
+// Taps and channels, in groups.
+inline int64_t conv_packed_depth(int64_t channels, int64_t height, int64_t width) {
+  return groups_of(height * width * channels);
 }
 
 // -- packing -------------------------------------------------------------------------------------
+
+inline bool is_packed(const TensorView& weight, int64_t out_channels, int64_t depth) {
+  return weight.dim == 3 && is_contiguous(weight) && weight.size(0) == groups_of(out_channels) &&
+         weight.size(1) == depth * kGroup && weight.size(2) == kGroup;
+}
 
 struct ConvPackArgs {
   const float* weight = nullptr;  // [K, C, height, width]
   float* out = nullptr;
   int64_t out_channels = 0, channels = 0, height = 1, width = 1;
-  int algorithm = kDirect;
-  int64_t planes = 1, depth = 0;
+  int64_t depth = 0;
 };
 
-inline ConvPackArgs plan_conv_pack(const TensorView& weight, int64_t algorithm,
-                                   const TensorView& out) {
+inline ConvPackArgs plan_conv_pack(const TensorView& weight, const TensorView& out) {
   const char* op = "conv2d_pack";
   require(weight.dim == 4 && weight.numel() > 0 && is_contiguous(weight), op,
           "weight must be contiguous [K, C, height, width], got ", shape_text(weight));
   require_dtype(op, "weight", weight, Dtype::float32);
   require_device(op, "weight", weight, -1);
-  require_algorithm(op, algorithm, weight.size(2), weight.size(3));
   ConvPackArgs args;
   args.out_channels = weight.size(0);
   args.channels = weight.size(1);
   args.height = weight.size(2);
   args.width = weight.size(3);
-  args.algorithm = static_cast<int>(algorithm);
-  args.planes = conv_planes(algorithm);
-  args.depth = conv_depth(algorithm, args.channels, args.height, args.width);
-  const int64_t sizes[] = {groups_of(args.out_channels), args.planes, args.depth * kGroup, kGroup};
-  bool fits = out.dim == 4 && is_contiguous(out);
-  for (int i = 0; fits && i < 4; ++i) fits = out.size(i) == sizes[i];
-  require(fits, op, "out must be contiguous [", sizes[0], ", ", sizes[1], ", ", sizes[2], ", ",
-          sizes[3], "], got ", shape_text(out));
+  args.depth = conv_packed_depth(args.channels, args.height, args.width);
+  require(is_packed(out, args.out_channels, args.depth), op, "out must be contiguous [",
+          groups_of(args.out_channels), ", ", args.depth * kGroup, ", ", kGroup, "], got ",
+          shape_text(out));
   require_dtype(op, "out", out, Dtype::float32);
   require_device(op, "out", out, -1);
   args.weight = static_cast<const float*>(weight.data);
   args.out = static_cast<float*>(out.data);
   return args;
 }
-
-// Packs the groups of output channels [begin, end).
-using ConvPackRange = void (*)(const ConvPackArgs& args, int64_t begin, int64_t end);
 
 // -- checks --------------------------------------------------------------------------------------
 
@@ -153,7 +150,9 @@ inline void plan_algorithm(const char* op, const ConvTensors& t, ConvArgs& args)
   args.tiles_x = (args.x.out + args.tile - 1) / args.tile;
   args.rows = args.samples * args.tiles_y * args.tiles_x;
   args.planes = conv_planes(t.algorithm);
-  args.depth = conv_depth(t.algorithm, args.channels, args.y.kernel, args.x.kernel);
+  args.depth = t.algorithm == kDirect
+                   ? conv_packed_depth(args.channels, args.y.kernel, args.x.kernel)
+                   : groups_of(args.channels);
 }
 
 // Channels behind those of `input`, as if the two had been concatenated.
@@ -229,11 +228,9 @@ inline ConvArgs plan_conv(const ConvTensors& t) {
       t.out.size(0) == args.samples && t.out.size(2) == args.y.out && t.out.size(3) == args.x.out,
       op, "out must be [", args.samples, ", K, ", args.y.out, ", ", args.x.out, "], got ",
       shape_text(t.out));
-  const int64_t sizes[] = {groups_of(args.out_channels), args.planes, args.depth * kGroup, kGroup};
-  bool fits = t.weight.dim == 4 && is_contiguous(t.weight);
-  for (int i = 0; fits && i < 4; ++i) fits = t.weight.size(i) == sizes[i];
-  require(fits, op, "weight must be packed for ", args.out_channels, " and ", args.channels,
-          " channels and this algorithm, got ", shape_text(t.weight));
+  const int64_t depth = conv_packed_depth(args.channels, args.y.kernel, args.x.kernel);
+  require(is_packed(t.weight, args.out_channels, depth), op, "weight must be packed for ",
+          args.out_channels, " and ", args.channels, " channels, got ", shape_text(t.weight));
   require(!t.bias.present ||
               (t.bias.dim == 1 && t.bias.size(0) == args.out_channels && is_contiguous(t.bias)),
           op, "bias must hold one value for each of ", args.out_channels, " channels, got ",
@@ -288,12 +285,15 @@ struct ConvKernels {
   // Rearranges the inputs of one such part of a block.
   void (*rearrange)(const ConvArgs& args, const ConvBlock& block, int64_t part);
   // Computes the groups of output channels [begin, end) of a block. `products` has room for
-  // conv_products() floats for each.
+  // conv_products() floats for each, and for weights_floats.
   void (*multiply)(const ConvArgs& args, const ConvBlock& block, int64_t begin, int64_t end,
                    float* products);
+  int64_t weights_floats;
+  // Writes the groups of output channels [begin, end) of ConvArgs::points.
+  void (*transform)(const ConvArgs& args, int64_t begin, int64_t end, float* points);
 };
 
 }  // namespace septet
 
 SEPTET_DECLARE_PER_ISA(ConvKernels conv_kernels(int algorithm))
-SEPTET_DECLARE_PER_ISA(ConvPackRange conv_pack_range(int algorithm))
+SEPTET_DECLARE_PER_ISA(void conv_pack(const ConvPackArgs& args, int64_t begin, int64_t end))

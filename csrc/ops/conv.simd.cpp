@@ -1,6 +1,7 @@
 // Convolution on the CPU: what comes before and after the product of conv_product.h.
 #include "functors/winograd.h"
 #include "ops/conv_product.h"
+#include "ops/conv_weights.h"
 
 namespace septet {
 SEPTET_ISA_BEGIN
@@ -200,7 +201,7 @@ class Finish {
 
 void multiply_direct(const ConvArgs& args, const ConvBlock& block, int64_t begin, int64_t end,
                      float* products) {
-  multiply_block(args, block, begin, end, products);
+  multiply_block(args, block, begin, end, products, WholeWeights(args, args.weight));
   const int64_t group_sums = conv_products(args, block.rows);
   for (int64_t r = 0; r < block.rows; ++r) {
     const Place place = place_of(args, block.first + r);
@@ -246,7 +247,12 @@ class Tiles {
 
   static void multiply(const ConvArgs& args, const ConvBlock& block, int64_t begin, int64_t end,
                        float* products) {
-    multiply_block(args, block, begin, end, products);
+    if (args.points != nullptr) {
+      multiply_block(args, block, begin, end, products, WholeWeights(args, args.points));
+    } else {
+      float* const panel = products + (end - begin) * conv_products(args, block.rows);
+      multiply_block(args, block, begin, end, products, TransformedWeights<W>(args, panel));
+    }
     const int64_t plane = block.rows * kGroup + kGroup;
     for (int64_t r = 0; r < block.rows; ++r) {
       const Place place = place_of(args, block.first + r);
@@ -342,68 +348,10 @@ class Tiles {
   }
 };
 
-// -- packing -------------------------------------------------------------------------------------
-
-// The weights of 16 output channels that meet one input channel at one tap.
-HOST_DEVICE void gather_weights(const ConvPackArgs& args, int64_t group, int64_t channel,
-                                int64_t tap, double* to) {
-  const int64_t taps = args.height * args.width;
-  for (int64_t i = 0; i < kGroup; ++i) {
-    const int64_t k = group * kGroup + i;
-    to[i] = k < args.out_channels ? args.weight[(k * args.channels + channel) * taps + tap] : 0.0;
-  }
-}
-
-void pack_direct(const ConvPackArgs& args, int64_t begin, int64_t end) {
-  const int64_t taps = args.height * args.width, rows = args.depth * kGroup;
-  for (int64_t group = begin; group < end; ++group) {
-    float* to = args.out + group * rows * kGroup;
-    for (int64_t row = 0; row < rows; ++row, to += kGroup) {
-      double values[kGroup] = {};
-      if (row < taps * args.channels) {
-        gather_weights(args, group, row % args.channels, row / args.channels, values);
-      }
-      for (int i = 0; i < kGroup; ++i) to[i] = static_cast<float>(values[i]);
-    }
-  }
-}
-
 template <class W>
-void pack_winograd(const ConvPackArgs& args, int64_t begin, int64_t end) {
-  constexpr int P = W::kPoints;
-  using V = Vector<double>;
-  const int64_t rows = args.depth * kGroup;
-  for (int64_t i = begin * rows; i < end * rows; ++i) {
-    const int64_t group = i / rows, channel = i % rows;
-    float* const to = args.out + (group * P * P * rows + channel) * kGroup;
-    alignas(64) double taps[9][kGroup] = {}, points[P][P][kGroup];
-    for (int tap = 0; tap < 9 && channel < args.channels; ++tap) {
-      gather_weights(args, group, channel, tap, taps[tap]);
-    }
-    for (int lane = 0; lane < kGroup; lane += V::size) {
-      V columns[3][P];
-      SEPTET_UNROLL
-      for (int x = 0; x < 3; ++x) {
-        V in[3];
-        SEPTET_UNROLL
-        for (int y = 0; y < 3; ++y) in[y] = V::load(taps[3 * y + x] + lane);
-        W::weight(in, columns[x]);
-      }
-      SEPTET_UNROLL
-      for (int y = 0; y < P; ++y) {
-        const V in[3] = {columns[0][y], columns[1][y], columns[2][y]};
-        V out[P];
-        W::weight(in, out);
-        SEPTET_UNROLL
-        for (int x = 0; x < P; ++x) out[x].store(points[y][x] + lane);
-      }
-    }
-    for (int point = 0; point < P * P; ++point) {
-      const double* const from = points[point / P][point % P];
-      float* const plane = to + point * rows * kGroup;
-      for (int k = 0; k < kGroup; ++k) plane[k] = static_cast<float>(from[k]);
-    }
-  }
+ConvKernels winograd_kernels() {
+  return {kMostRows, Tiles<W>::rearrange, Tiles<W>::multiply, TransformedWeights<W>::kFloats,
+          TransformedWeights<W>::transform_all};
 }
 
 }  // namespace
@@ -411,22 +359,25 @@ void pack_winograd(const ConvPackArgs& args, int64_t begin, int64_t end) {
 ConvKernels conv_kernels(int algorithm) {
   switch (algorithm) {
     case kWinograd2:
-      return {kMostRows, Tiles<Winograd<2>>::rearrange, Tiles<Winograd<2>>::multiply};
+      return winograd_kernels<Winograd<2>>();
     case kWinograd4:
-      return {kMostRows, Tiles<Winograd<4>>::rearrange, Tiles<Winograd<4>>::multiply};
+      return winograd_kernels<Winograd<4>>();
     default:
-      return {kMostRows, rearrange_direct, multiply_direct};
+      return {kMostRows, rearrange_direct, multiply_direct, 0, nullptr};
   }
 }
 
-ConvPackRange conv_pack_range(int algorithm) {
-  switch (algorithm) {
-    case kWinograd2:
-      return pack_winograd<Winograd<2>>;
-    case kWinograd4:
-      return pack_winograd<Winograd<4>>;
-    default:
-      return pack_direct;
+void conv_pack(const ConvPackArgs& args, int64_t begin, int64_t end) {
+  const int64_t taps = args.height * args.width, rows = args.depth * kGroup;
+  float* to = args.out + begin * rows * kGroup;
+  for (int64_t i = begin * rows; i < end * rows; ++i, to += kGroup) {
+    const int64_t group = i / rows, tap = i % rows / args.channels,
+                  channel = i % rows % args.channels;
+    for (int64_t lane = 0; lane < kGroup; ++lane) {
+      const int64_t k = group * kGroup + lane;
+      const bool is_weight = tap < taps && k < args.out_channels;
+      to[lane] = is_weight ? args.weight[(k * args.channels + channel) * taps + tap] : 0.0f;
+    }
   }
 }
 

@@ -28,9 +28,29 @@ inline constexpr int kMostRows = 3, kPanel = 1;
 // The depth is summed in parts of at most so many groups: a part of the weights stays in the cache
 // while the rows pass by, and a long chain of sums would gather rounding errors. Winograd's
 // transforms enlarge these, hence the shorter chains.
+inline constexpr int64_t kMostDepth = 32, kMostWinogradDepth = 8;
 HOST_DEVICE int64_t most_depth(const ConvArgs& args) {
-  return args.algorithm == kDirect ? 32 : 8;
+  return args.algorithm == kDirect ? kMostDepth : kMostWinogradDepth;
 }
+
+// Weights of a run of groups of output channels and of the depth.
+struct Panel {
+  int64_t group, channels;  // the first group of output channels and how many
+  int64_t first, depth;     // the first group of the depth and how many
+};
+
+// Where a panel's weights lie: [groups of channels][planes][depth * 16][16], at these distances.
+struct PanelWeights {
+  const float* values;
+  int64_t next_plane, next_group;
+};
+
+// What to fetch while a plane is multiplied: `lines` cache lines per group of the depth, of each
+// group of channels.
+struct Prefetch {
+  const float* from;
+  int64_t lines, next_group;
+};
 
 // Where a product reads and writes. A row of the result is kGroup floats long.
 struct Product {
@@ -40,8 +60,7 @@ struct Product {
   float* sums;
   bool adds;
   int64_t next_weights, next_sums;  // from a group of channels to the next one
-  const float* ahead;               // weights that will be needed next
-  int64_t ahead_lines;              // to prefetch per group of the depth
+  Prefetch ahead;
 };
 
 template <int R, int B>
@@ -55,11 +74,11 @@ void multiply_rows(const Product& p) {
   }
   const float* values = p.values;
   const float* weights = p.weights;
-  const float* ahead = p.ahead;
+  const float* ahead = p.ahead.from;
   for (int64_t g = 0; g < p.groups; ++g) {
-    for (int64_t line = 0; line < p.ahead_lines; ++line, ahead += kGroup) {
+    for (int64_t line = 0; line < p.ahead.lines; ++line, ahead += kGroup) {
       SEPTET_UNROLL
-      for (int b = 0; b < B; ++b) __builtin_prefetch(ahead + b * p.next_weights, 0, 2);
+      for (int b = 0; b < B; ++b) __builtin_prefetch(ahead + b * p.ahead.next_group, 0, 2);
     }
     SEPTET_UNROLL
     for (int j = 0; j < kGroup; ++j) {
@@ -98,38 +117,40 @@ void multiply_rows(const Product& product, int64_t rows) {
 }
 
 // The products of groups of output channels [begin, end) with a block of inputs, as
-// [groups][planes] of rows.
-inline void multiply_block(const ConvArgs& args, const ConvBlock& block, int64_t begin, int64_t end,
-                           float* products) {
-  const int64_t plane_weights = args.depth * kGroup * kGroup;
-  const int64_t group_weights = args.planes * plane_weights;
+// [groups][planes] of rows. `weights.panel(p)` is to return the weights of a panel, and
+// `weights.ahead(p, plane, next)` what to fetch meanwhile, given the panel after it.
+template <class Weights>
+void multiply_block(const ConvArgs& args, const ConvBlock& block, int64_t begin, int64_t end,
+                    float* products, const Weights& weights) {
   const int64_t plane_sums = block.rows * kGroup + kGroup, group_sums = args.planes * plane_sums;
   const EqualParts depth(args.depth, most_depth(args)), rows(block.rows, kMostRows);
-  const int64_t lines = (kGroup + rows.parts - 1) / rows.parts;
-  for (int64_t plane = 0; plane < args.planes; ++plane) {
-    const float* const values = block.values + plane * conv_plane(args, block.rows);
-    for (int64_t d = 0; d < depth.parts; ++d) {
-      const int64_t first = depth.begin(d), groups = depth.begin(d + 1) - first;
-      for (int64_t k = begin; k < end; k += kPanel) {
-        const bool whole = k + kPanel <= end;
+  for (int64_t d = 0; d < depth.parts; ++d) {
+    Panel panel{begin, kPanel, depth.begin(d), depth.begin(d + 1) - depth.begin(d)};
+    for (; panel.group < end; panel.group += kPanel) {
+      const bool is_whole = panel.group + kPanel <= end, is_last = panel.group + kPanel >= end;
+      panel.channels = is_whole ? kPanel : 1;
+      Panel next = panel;
+      next.group = is_last ? begin : panel.group + kPanel;
+      next.first = is_last ? panel.first + panel.depth : panel.first;
+      if (next.first == args.depth) next.group = end, next.first = 0;
+      const PanelWeights found = weights.panel(panel);
+      for (int64_t plane = 0; plane < args.planes; ++plane) {
+        const float* const values = block.values + plane * conv_plane(args, block.rows);
+        float* const sums = products + (panel.group - begin) * group_sums + plane * plane_sums;
         Product p;
-        p.weights =
-            args.weight + k * group_weights + plane * plane_weights + first * kGroup * kGroup;
-        p.groups = groups;
+        p.weights = found.values + plane * found.next_plane;
+        p.groups = panel.depth;
         p.adds = d > 0;
-        p.next_weights = group_weights;
+        p.next_weights = found.next_group;
         p.next_sums = group_sums;
-        p.ahead_lines = lines;
-        // the next groups of channels; after the last ones, what follows in the depth
-        const float* const ahead =
-            p.weights + (k + kPanel < end ? kPanel * group_weights
-                                          : groups * kGroup * kGroup - (k - begin) * group_weights);
+        p.ahead = weights.ahead(panel, plane, next);
+        p.ahead.lines = (p.ahead.lines + rows.parts - 1) / rows.parts;
         for (int64_t r = 0; r < rows.parts; ++r) {
           const int64_t row = rows.begin(r), count = rows.begin(r + 1) - row;
-          p.values = values + (first * block.rows + row * groups) * kGroup;
-          p.sums = products + (k - begin) * group_sums + plane * plane_sums + row * kGroup;
-          p.ahead = ahead + r * lines * groups * kGroup;
-          whole ? multiply_rows<kPanel>(p, count) : multiply_rows<1>(p, count);
+          p.values = values + (panel.first * block.rows + row * panel.depth) * kGroup;
+          p.sums = sums + row * kGroup;
+          is_whole ? multiply_rows<kPanel>(p, count) : multiply_rows<1>(p, count);
+          p.ahead.from += p.ahead.lines * panel.depth * kGroup;
         }
       }
     }

@@ -34,22 +34,33 @@ inline int64_t conv_stage_floats(const ConvArgs& args, int64_t rows, int64_t blo
 // Rows of a block that a thread computes alone, 0 where blocks are better shared: too few rows
 // would share a reading of the weights, or threads would have too few blocks to finish together.
 inline int64_t conv_own_rows(const ConvArgs& args, int64_t threads) {
-  constexpr int64_t kFloats = 128 * 1024, kFewest = 24, kMost = 96, kFewestBlocks = 4;
-  const int64_t rows = std::min(kFloats / (args.planes * args.depth * kGroup), kMost);
-  return rows >= kFewest && args.rows >= kFewestBlocks * threads * rows ? rows : 0;
+  constexpr int64_t kFloats = 128 * 1024, kFewest = 24, kMost = 96, kBlocks = 2;
+  const int64_t rows = std::min({kFloats / (args.planes * args.depth * kGroup), kMost,
+                                 args.rows / (kBlocks * threads)});
+  return rows >= kFewest ? rows : 0;
 }
 
+// Multiply-adds that take as long as moving a number.
+inline constexpr int64_t kMove = 8;
+
 // Every thread rearranges and multiplies blocks of its own, which stay in its second-level cache;
-// nobody waits for another one.
+// nobody waits for another one. Blocks are too short to transform the weights for each of them.
 template <class Split, class Memory>
-void convolve_apart(const ConvArgs& args, const ConvKernels& kernels, int64_t threads, int64_t rows,
+void convolve_apart(ConvArgs args, const ConvKernels& kernels, int64_t threads, int64_t rows,
                     const Split& split, const Memory& memory) {
   const int64_t fewest = (args.rows + rows - 1) / rows;
   const EqualParts blocks = EqualParts::of(args.rows, (fewest + threads - 1) / threads * threads);
   const int64_t groups = groups_of(args.out_channels), longest = blocks.begin(1);
   const int64_t task_groups = conv_task_groups(args, blocks.parts, threads);
   const int64_t floats = conv_stage_floats(args, longest, 1);
+  const int64_t plane = args.depth * kGroup * kGroup;
   const int64_t work = args.rows * args.planes * args.depth * kGroup * args.out_channels;
+  if (kernels.transform != nullptr) {
+    float* const points = memory(false, groups * args.planes * plane);
+    split(groups, groups * args.planes * plane * kMove,
+          [&](int64_t begin, int64_t end) { kernels.transform(args, begin, end, points); });
+    args.points = points;
+  }
   split(blocks.parts, work, [&](int64_t begin, int64_t end) {
     float* const values = memory(true, floats + task_groups * conv_products(args, longest));
     for (int64_t i = begin; i < end; ++i) {
@@ -90,7 +101,7 @@ void convolve(const ConvArgs& args, const ConvKernels& kernels, int64_t threads,
     // Parts of blocks, all blocks having as many as the first one.
     const int64_t parts = EqualParts(blocks.begin(1), kernels.most_rows).parts;
     const int64_t work = rows * args.planes * args.depth * kGroup;
-    split(blocks.parts * parts, work, [&](int64_t begin, int64_t end) {
+    split(blocks.parts * parts, work * kMove, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const ConvBlock block = block_at(i / parts);
         if (i % parts < EqualParts(block.rows, kernels.most_rows).parts) {
@@ -100,8 +111,10 @@ void convolve(const ConvArgs& args, const ConvKernels& kernels, int64_t threads,
     });
     const int64_t task_groups = conv_task_groups(args, blocks.parts, threads);
     const int64_t tasks = (groups + task_groups - 1) / task_groups;
+    const int64_t floats =
+        task_groups * conv_products(args, blocks.begin(1)) + kernels.weights_floats;
     split(blocks.parts * tasks, work * args.out_channels, [&](int64_t begin, int64_t end) {
-      float* const products = memory(true, task_groups * conv_products(args, blocks.begin(1)));
+      float* const products = memory(true, floats);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t group = i % tasks * task_groups;
         kernels.multiply(args, block_at(i / tasks), group, std::min(group + task_groups, groups),

@@ -170,10 +170,10 @@ def test_attention_against_its_definition() -> None:
 
 def test_a_feed_forward_of_many_tokens_is_that_of_each() -> None:
     layer = FeedForward(8)
-    hidden = torch.randn(3, 700, 8)
+    hidden, residual = torch.randn(2, 3, 700, 8)
     value, gate = layer.net[0].proj(hidden).chunk(2, dim=-1)
-    expected = layer.net[2](value * F.gelu(gate))
-    assert relative_error(layer(hidden), expected) < 1e-6
+    expected = layer.net[2](value * F.gelu(gate)) + residual
+    assert relative_error(layer(hidden, residual), expected) < 1e-6
     with torch.no_grad():
-        assert relative_error(layer(hidden), expected) < 1e-6
-        assert layer(hidden[:0]).shape == (0, 700, 8)
+        assert relative_error(layer(hidden, residual), expected) < 1e-6
+        assert layer(hidden[:0], residual[:0]).shape == (0, 700, 8)

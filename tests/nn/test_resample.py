@@ -37,7 +37,7 @@ def test_folded(shape, channels, memory_format):
         for implementation in ("auto", "torch"):
             with use_backend(backend), use_convolution(implementation):
                 assert relative_error(layer(sample), exact(layer, sample)) < 4e-6
-    assert (layer._folded is not None) == resample._CAN_TRANSPOSE
+    assert bool(layer._copies) == resample._CAN_TRANSPOSE
 
 
 def test_the_folded_copy_follows_the_weights():

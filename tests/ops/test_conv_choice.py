@@ -24,7 +24,8 @@ def _fast_kernels(monkeypatch):
     ("layer", "algorithm"),
     [
         (PLAIN, "winograd4"),
-        (PLAIN._replace(outputs=64), "winograd2"),
+        (PLAIN._replace(outputs=8 * 8), "winograd4"),
+        (PLAIN._replace(outputs=7 * 7), "winograd2"),
         (PLAIN._replace(outputs=1), "direct"),
         (PLAIN._replace(stride=(2, 2)), "direct"),
         (PLAIN._replace(dilation=(1, 2)), "direct"),

@@ -75,7 +75,7 @@ def test_any_winograd_shape(channels, width, image, padding, algorithm, seed):
     torch.manual_seed(seed)
     x, weight = channels_last(2, channels, *image), layer_weight(width, channels, 3, 3)
     exact = F.conv2d(x.double(), weight.double(), padding=padding)
-    actual = conv2d(x, pack_conv2d(weight, algorithm), padding=(padding, padding))
+    actual = conv2d(x, pack_conv2d(weight), algorithm=algorithm, padding=(padding, padding))
     assert relative_error(actual, exact) < 3e-6
 
 
@@ -115,7 +115,7 @@ def test_winograd_stays_within_three_times_the_error_of_torch(shape, activation)
     exact = F.conv2d(x.double(), weight.double(), padding=1)
     allowed = 3 * rms_error(F.conv2d(x, weight, padding=1), exact)
     errors = {
-        name: rms_error(conv2d(x, pack_conv2d(weight, name), padding=(1, 1)), exact)
+        name: rms_error(conv2d(x, pack_conv2d(weight), algorithm=name, padding=(1, 1)), exact)
         for name in ALGORITHMS
     }
     assert max(errors.values()) < allowed, (errors, allowed)
@@ -127,26 +127,25 @@ def test_winograd_stays_within_three_times_the_error_of_torch(shape, activation)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_sample_does_not_depend_on_its_batch(algorithm):
     torch.manual_seed(0)
-    x, weight = channels_last(5, 24, 9, 10), pack_conv2d(torch.randn(20, 24, 3, 3), algorithm)
-    together = conv2d(x, weight, padding=(1, 1))
+    x, weight = channels_last(5, 24, 9, 10), pack_conv2d(torch.randn(20, 24, 3, 3))
+    options = {"algorithm": algorithm, "padding": (1, 1)}
+    together = conv2d(x, weight, **options)
     for i in range(5):
-        assert torch.equal(conv2d(x[i : i + 1], weight, padding=(1, 1))[0], together[i])
+        assert torch.equal(conv2d(x[i : i + 1], weight, **options)[0], together[i])
 
 
 def test_not_a_number_stays_in_its_sample():
     x = channels_last(3, 16, 8, 8)
     x[1, 3, 4, 4] = torch.nan
-    y = conv2d(x, pack_conv2d(torch.randn(16, 16, 3, 3), "winograd4"), padding=(1, 1))
+    weight = pack_conv2d(torch.randn(16, 16, 3, 3))
+    y = conv2d(x, weight, algorithm="winograd4", padding=(1, 1))
     assert y.isfinite().flatten(1).all(1).tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "floats"),
-    [("direct", 32 * 9 * 32), ("winograd2", 32 * 16 * 32), ("winograd4", 32 * 36 * 32)],
-)
-def test_sizes_of_packed_weights(algorithm, floats):
-    assert packed_floats((20, 32, 3, 3), algorithm) == floats
-    assert pack_conv2d(torch.ones(20, 32, 3, 3), algorithm).values.numel() == floats
+def test_packed_weights_are_filled_up_to_multiples_of_16():
+    weight = torch.ones(20, 32, 3, 3)
+    assert packed_floats(weight.shape) == pack_conv2d(weight).values.numel() == 32 * 9 * 32
+    assert packed_floats((16, 3, 3, 3)) == 16 * 32
 
 
 X, WEIGHT = torch.ones(2, 4, 6, 6), torch.ones(8, 4, 3, 3)
@@ -174,8 +173,16 @@ X, WEIGHT = torch.ones(2, 4, 6, 6), torch.ones(8, 4, 3, 3)
         ({"shift": torch.ones(3, 8)}, r"shift must be contiguous \[2 or 1, 8\], got \[3, 8\]"),
         ({"residual": torch.ones(2, 8, 6, 6)}, "residual must match out in shape and layout, got"),
         (
-            {"weight": pack_conv2d(WEIGHT, "winograd4"), "dilation": (2, 2)},
+            {"algorithm": "winograd4", "dilation": (2, 2)},
             "Winograd's algorithm needs stride 1 and dilation 1",
+        ),
+        (
+            {"algorithm": "winograd2", "weight": pack_conv2d(WEIGHT[..., :2])},
+            "Winograd's algorithm needs a kernel of 3x3, got 3x2",
+        ),
+        (
+            {"algorithm": "fft"},
+            "algorithm must be one of direct, winograd2, winograd4, got 'fft'",
         ),
     ],
 )
@@ -185,15 +192,13 @@ def test_bad_arguments(arguments, message):
 
 
 @pytest.mark.parametrize(
-    ("weight", "algorithm", "message"),
+    ("weight", "message"),
     [
-        (WEIGHT, "fft", "algorithm must be one of direct, winograd2, winograd4, got 'fft'"),
-        (WEIGHT[0], "direct", "weight must be .*, got .4, 3, 3."),
-        (WEIGHT[..., :2], "winograd2", "Winograd's algorithm needs a kernel of 3x3, got 3x2"),
-        (WEIGHT.double(), "direct", "weight must be float32, got float64"),
-        (WEIGHT[:0], "direct", "weight must be contiguous"),
+        (WEIGHT[0], "weight must be .*, got .4, 3, 3."),
+        (WEIGHT.double(), "weight must be float32, got float64"),
+        (WEIGHT[:0], "weight must be contiguous"),
     ],
 )
-def test_weights_that_cannot_be_packed(weight, algorithm, message):
+def test_weights_that_cannot_be_packed(weight, message):
     with pytest.raises(ValueError, match=f"^septet.conv2d_pack: {message}"):
-        pack_conv2d(weight, algorithm)
+        pack_conv2d(weight)

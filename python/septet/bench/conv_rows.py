@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -111,10 +112,13 @@ def calls(spec: ConvSpec) -> tuple[Conv2d, Tensor, dict[str, Callable[[], Tensor
             result: Tensor = layer(image)
         return result
 
-    def packed(algorithm: str) -> Callable[[], Tensor]:
-        weight = pack_conv2d(layer.weight, algorithm)
+    weight = pack_conv2d(layer.weight)
+
+    def ours(algorithm: str) -> Tensor:
         stride, padding = (spec.stride,) * 2, (spec.kernel // 2,) * 2
-        return lambda: conv2d(image, weight, layer.bias, stride=stride, padding=padding)
+        return conv2d(
+            image, weight, layer.bias, algorithm=algorithm, stride=stride, padding=padding
+        )
 
     suits_winograd = (spec.kernel, spec.stride) == (3, 1)
     found: dict[str, Callable[[], Tensor]] = {
@@ -123,7 +127,7 @@ def calls(spec: ConvSpec) -> tuple[Conv2d, Tensor, dict[str, Callable[[], Tensor
     }
     for algorithm in ALGORITHMS:
         if suits_winograd or algorithm == "direct":
-            found[algorithm] = packed(algorithm)
+            found[algorithm] = functools.partial(ours, algorithm)
     return layer, image, found
 
 

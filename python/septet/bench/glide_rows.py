@@ -16,7 +16,7 @@ from septet.bench.glide_original import OriginalGlide, OriginalSampler, guided
 from septet.bench.rows import Candidate, Loaded, Row, SeparateWorkload, shape_text
 from septet.models import GlideSuperResolutionUNet, GlideTextToImageUNet
 from septet.nn import Conv2d
-from septet.nn.glide import PointwiseConv1d
+from septet.nn.linear import PointwiseConv1d
 from septet.schedulers import GLIDEScheduler
 
 _GUIDANCE = 3.0

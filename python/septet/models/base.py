@@ -29,9 +29,9 @@ from septet.checkpoints.weights import STEMS
 from septet.config import brief
 from septet.errors import CheckpointError
 from septet.memory import SMALLEST_MAPPED, is_mapped, release
-from septet.nn.conv import channels_last_on_cpu, is_plain, share_packing
-from septet.nn.linear import ConditionLinear
-from septet.nn.packing import SMALL_BYTES
+from septet.nn.conv import channels_last_on_cpu, is_plain
+from septet.nn.linear import ConditionLinear, packs_tokens
+from septet.nn.packing import plan_packing
 
 if TYPE_CHECKING:
     import os
@@ -39,11 +39,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from septet.models.config import ModelConfig
-    from septet.nn.packing import PackingBudget
 
 ModelT = TypeVar("ModelT", bound="PretrainedModel")
 
 CONFIG_NAME = "config.json"
+
+# Of a larger network, conditions stay in the file.
+_LARGE_BYTES = 2_000_000_000
 
 
 class PretrainedModel(nn.Module):
@@ -62,20 +64,21 @@ class PretrainedModel(nn.Module):
     config_class: ClassVar[type[ModelConfig]]
     #: The libraries whose names of weights files it is found under; the first is for saving.
     file_styles: ClassVar[Sequence[str]] = ("diffusers",)
-    _packing: PackingBudget | None = None
+    _is_planned = False
 
     def __init__(self, settings: ModelConfig) -> None:
         super().__init__()
         self.config = settings.to_dict()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the budget for packed weights: a copy packs its own."""
-        return {**self.__dict__, "_packing": None}
+        """Forget what memory there is for packed weights: a copy asks anew."""
+        return {**self.__dict__, "_is_planned": False}
 
     def _enter(self, sample: Tensor) -> Tensor:
         """Bring an image into the order in which its device computes, before any layer runs."""
-        if self._packing is None and not torch.compiler.is_compiling():
-            self._packing = share_packing(self)
+        if not self._is_planned and not torch.compiler.is_compiling():
+            plan_packing(self)
+            self._is_planned = True
         return channels_last_on_cpu(sample)
 
     @property
@@ -251,11 +254,13 @@ class PretrainedModel(nn.Module):
         that products of matrices do not depend on it; packing reads number by number. A copy gives
         the file's pages back at once, so that loading never has everything twice.
         """
-        is_large = sum(tensor.nbytes for tensor in tensors.values()) > SMALL_BYTES
+        is_large = sum(tensor.nbytes for tensor in tensors.values()) > _LARGE_BYTES
         staying = {
             f"{name}.weight"
             for name, layer in self.named_modules()
-            if is_plain(layer) or (is_large and type(layer) is ConditionLinear)
+            if is_plain(layer)
+            or packs_tokens(layer)
+            or (is_large and type(layer) is ConditionLinear)
         }
         weights = {}
         for key, tensor in tensors.items():

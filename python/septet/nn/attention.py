@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from septet.nn.linear import Linear
 from septet.nn.norm import GroupNormAct
 from septet.ops import attention
 
@@ -39,20 +40,28 @@ class SpatialAttention(nn.Module):
         self.output_scale_factor = output_scale_factor
         inner = self.heads * head_dim
         self.group_norm = None if groups is None else GroupNormAct(groups, channels, eps)
-        self.to_q = nn.Linear(channels, inner)
-        self.to_k = nn.Linear(channels, inner)
-        self.to_v = nn.Linear(channels, inner)
+        self.to_q = Linear(channels, inner)
+        self.to_k = Linear(channels, inner)
+        self.to_v = Linear(channels, inner)
         # A list of one: published checkpoints call this layer "to_out.0".
-        self.to_out = nn.ModuleList([nn.Linear(inner, channels)])
+        self.to_out = nn.ModuleList([Linear(inner, channels)])
 
     def forward(self, sample: Tensor) -> Tensor:
         """Map ``[B, C, H, W]`` to the same shape."""
         hidden = sample if self.group_norm is None else self.group_norm(sample)
-        hidden = hidden.flatten(2).transpose(1, 2)  # [B, H * W, C]
+        hidden = _tokens(hidden)
         query, key, value = (
             layer(hidden).unflatten(-1, (self.heads, -1))
             for layer in (self.to_q, self.to_k, self.to_v)
         )
-        hidden = self.to_out[0](attention(query, key, value).flatten(2))
-        total: Tensor = sample + hidden.transpose(1, 2).reshape(sample.shape)
+        attended = attention(query, key, value).flatten(2)
+        tokens = self.to_out[0](attended, _tokens(sample))
+        total: Tensor = tokens.transpose(1, 2).reshape(sample.shape)
+        if sample.is_contiguous():
+            total = total.contiguous()
         return total if self.output_scale_factor == 1 else total / self.output_scale_factor
+
+
+def _tokens(sample: Tensor) -> Tensor:
+    """Return ``[B, C, H, W]`` as ``[B, H * W, C]``, a view if the sample is channels_last."""
+    return sample.permute(0, 2, 3, 1).flatten(1, 2)

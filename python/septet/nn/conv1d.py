@@ -6,46 +6,14 @@ transposed one, by the number of threads.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from torch import Tensor, nn
 
-from septet.memory import release
-from septet.nn.conv import WeightVersion, packing_serves
+from septet.nn.conv import convolution_packs
+from septet.nn.packing import KeepsCopies
 from septet.ops import ConvLayer, chosen_convolution, conv2d, pack_conv2d
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
-    from septet.ops import PackedWeight
-
-
-class _Packed:
-    """Weights packed once; the copy is made anew when they change or move."""
-
-    _pack: PackedWeight | None = None
-    _pack_from: WeightVersion | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the packed copy out: it is remade."""
-        return {**self.__dict__, "_pack": None, "_pack_from": None}
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Forget the packed copy where parameters move or change their type."""
-        self._pack = self._pack_from = None
-        return super()._apply(fn, recurse)  # type: ignore[misc]
-
-    def _packed(self, weight: Tensor, arrange: Callable[[Tensor], Tensor]) -> PackedWeight:
-        """Return ``arrange(weight)`` packed, which is ``[out_channels, in_channels, 1, taps]``."""
-        source = self._pack_from
-        if self._pack is None or source is None or not source.is_of(weight):
-            self._pack = pack_conv2d(arrange(weight.detach()))
-            self._pack_from = WeightVersion(weight)
-            release(weight)
-        return self._pack
-
-
-class Conv1d(_Packed, nn.Conv1d):
+class Conv1d(KeepsCopies, nn.Conv1d):
     """``torch.nn.Conv1d`` with the same parameters, for inference on the CPU by our kernel."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -57,7 +25,7 @@ class Conv1d(_Packed, nn.Conv1d):
             return super().forward(input)
         return conv2d(
             input[:, :, None],
-            self._packed(self.weight, lambda weight: weight[:, :, None]),
+            self._copy_of(self.weight, lambda weight: pack_conv2d(weight[:, :, None])),
             self.bias,
             stride=layer.stride,
             padding=(0, int(self.padding[0])),
@@ -65,7 +33,7 @@ class Conv1d(_Packed, nn.Conv1d):
         )[:, :, 0]
 
 
-class ConvTranspose1d(_Packed, nn.ConvTranspose1d):
+class ConvTranspose1d(KeepsCopies, nn.ConvTranspose1d):
     """``torch.nn.ConvTranspose1d`` with the same parameters, run as :class:`Conv1d` is.
 
     Output ``stride * n + r`` is a sum over inputs near n whose weights depend on r alone, so an
@@ -83,7 +51,7 @@ class ConvTranspose1d(_Packed, nn.ConvTranspose1d):
             return super().forward(input, output_size)
         phases = conv2d(
             input[:, :, None],
-            self._packed(self.weight, self._phases),
+            self._copy_of(self.weight, lambda weight: pack_conv2d(self._phases(weight))),
             None if self.bias is None else self.bias.repeat(stride),
             padding=(0, self._reach()),
         )
@@ -120,6 +88,6 @@ def _serves(module: nn.Conv1d | nn.ConvTranspose1d, input: Tensor, layer: ConvLa
     return (
         input.dim() == 3
         and input.shape[1] == module.in_channels
-        and packing_serves(module, input)
+        and convolution_packs(module, input)
         and chosen_convolution(layer) != "torch"
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import torch.nn.functional as F
 from torch import nn
 
 from septet.nn.conv import Conv2d, parts_for
+from septet.nn.linear import PointwiseConv1d
 from septet.nn.norm import GroupNormAct
 from septet.ops import attention
 
@@ -40,22 +40,6 @@ class GlideBlockOptions:
     head_channels: int | None
     num_heads: int
     dropout: float
-
-
-class PointwiseConv1d(nn.Conv1d):
-    """A linear layer over the channels of tokens, stored as the convolution of width 1 it was.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size=1)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Map ``[B, T, in_channels]`` to ``[B, T, out_channels]``."""
-        return F.linear(input, self.weight[..., 0], self.bias)
 
 
 class GlideResBlock(nn.Module):
@@ -175,9 +159,9 @@ class GlideAttentionBlock(nn.Module):
             prefix_key = prefix_key.expand(sample.shape[0], -1, -1, -1)
             prefix_value = prefix_value.expand(sample.shape[0], -1, -1, -1)
         hidden = attention(query, key, value, prefix_key=prefix_key, prefix_value=prefix_value)
-        hidden = self.proj_out(hidden.flatten(2)).transpose(1, 2)
-        total: Tensor = sample + hidden.reshape(sample.shape)
-        return total
+        tokens = self.proj_out(hidden.flatten(2), sample.flatten(2).transpose(1, 2))
+        result: Tensor = tokens.transpose(1, 2).reshape(sample.shape)
+        return result.contiguous() if sample.is_contiguous() else result
 
 
 def zero_module(module: nn.Module) -> nn.Module:

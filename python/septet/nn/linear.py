@@ -1,4 +1,4 @@
-"""Linear layers of conditions, of the same input run as one, and 1x1 convolutions of tokens."""
+"""Linear layers of tokens, which pack their weights; of conditions; and several run as one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,81 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from septet.backend import current_backend
 from septet.memory import SMALLEST_MAPPED, is_mapped, release
+from septet.nn.packing import KeepsCopies, packing_serves
+from septet.ops import ConvLayer, chosen_convolution, conv2d, pack_conv2d
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class PointwiseConv2d(nn.Conv2d):
+class _OfTokens(KeepsCopies):
+    """Applies a matrix to tokens; in inference on the CPU, the kernel of convolutions does."""
+
+    def _apply_to(
+        self, tokens: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None
+    ) -> Tensor:
+        if not self._packs(tokens, weight, residual):
+            result = F.linear(tokens, weight.flatten(1), bias)
+            if residual is None:
+                return result
+            in_place = not torch.is_grad_enabled() and result.dtype == residual.dtype
+            return result.add_(residual) if in_place else result + residual
+        packed = self._copy_of(
+            weight, lambda weight: pack_conv2d(weight.flatten(1)[..., None, None])
+        )
+        image = conv2d(
+            _as_image(tokens),
+            packed,
+            bias,
+            residual=None if residual is None else _as_image(residual),
+        )
+        return image.permute(0, 2, 3, 1).reshape(*tokens.shape[:-1], -1)
+
+    def _packs(self, tokens: Tensor, weight: Tensor, residual: Tensor | None = None) -> bool:
+        # a vector for each sample reads all weights for few products: torch's is as good
+        return (
+            tokens.dim() > 2
+            and self.may_pack
+            and packing_serves(weight, tokens, residual)
+            and chosen_convolution(_POINTWISE) != "torch"
+        )
+
+
+_POINTWISE = ConvLayer((1, 1), (1, 1), (1, 1), 1, 1)
+
+
+def _as_image(tokens: Tensor) -> Tensor:
+    """Return ``[B, ..., C]`` as an image ``[B, C, T, 1]`` of as many pixels in channels_last."""
+    return tokens.reshape(tokens.shape[0], -1, 1, tokens.shape[-1]).permute(0, 3, 1, 2)
+
+
+class Linear(_OfTokens, nn.Linear):
+    """``torch.nn.Linear`` with the same parameters, for tokens, with the sum that often follows."""
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map ``[B, T, in_features]`` to ``[B, T, out_features]`` and add the residual."""
+        return self._apply_to(input, self.weight, self.bias, residual)
+
+
+class PointwiseConv1d(_OfTokens, nn.Conv1d):
+    """A linear layer over the channels of tokens, stored as the convolution of width 1 it was.
+
+    Args:
+        in_channels: Width of a token of the input.
+        out_channels: Width of a token of the output.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map ``[B, T, in_channels]`` to ``[B, T, out_channels]`` and add the residual."""
+        return self._apply_to(input, self.weight, self.bias, residual)
+
+
+class PointwiseConv2d(_OfTokens, nn.Conv2d):
     """A 1x1 convolution whose pixels are tokens already: a matrix product.
 
     Its weight has the shape ``[out_channels, in_channels, 1, 1]`` of published checkpoints.
@@ -27,9 +95,19 @@ class PointwiseConv2d(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size=1)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Map ``[..., in_channels]`` to ``[..., out_channels]``."""
-        return F.linear(input, self.weight.flatten(1), self.bias)
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map ``[B, T, in_channels]`` to ``[B, T, out_channels]`` and add the residual."""
+        return self._apply_to(input, self.weight, self.bias, residual)
+
+
+def packs_tokens(layer: nn.Module) -> bool:
+    """Tell whether a layer is one of tokens that will pack its weights in inference."""
+    return (
+        isinstance(layer, _OfTokens)
+        and layer.may_pack
+        and current_backend() == "fused"
+        and chosen_convolution(_POINTWISE) != "torch"
+    )
 
 
 class ConditionLinear(nn.Linear):
@@ -67,7 +145,13 @@ def joint_linear(input: Tensor, layers: Sequence[nn.Linear]) -> tuple[Tensor, ..
     Returns:
         One ``[..., out_features]`` per layer, views of one tensor if it was one product.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _can_join(layers):
+    if (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or not _can_join(layers)
+        # packed weights gain nothing from their neighbours
+        or any(isinstance(layer, Linear) and layer._packs(input, layer.weight) for layer in layers)
+    ):
         return tuple(layer(input) for layer in layers)
     return F.linear(input, _joined([layer.weight for layer in layers])).chunk(len(layers), dim=-1)
 
@@ -75,7 +159,10 @@ def joint_linear(input: Tensor, layers: Sequence[nn.Linear]) -> tuple[Tensor, ..
 def _can_join(layers: Sequence[nn.Linear]) -> bool:
     """Tell whether these are plain layers: neither replaced, nor hooked, nor quantised."""
     return all(
-        (type(layer) is nn.Linear or (type(layer) is ConditionLinear and not layer.is_mapped()))
+        (
+            type(layer) in (nn.Linear, Linear)
+            or (type(layer) is ConditionLinear and not layer.is_mapped())
+        )
         and type(layer.weight) is nn.Parameter
         and layer.bias is None
         and not layer._forward_hooks

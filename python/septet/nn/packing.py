@@ -1,21 +1,19 @@
-"""How much memory the packed weights of a network may take.
-
-Winograd's transform enlarges the weights of a convolution: 16/9 times for tiles of 2x2, 4 times for
-tiles of 4x4. ``SEPTET_PACK_BUDGET`` bounds what all layers of a network take together, in units of
-its parameters; :func:`packing_limit` is the rule.
-"""
+"""Copies of weights in the order in which a kernel reads them, and the memory they may take."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from septet.ops import packed_floats
+import torch
+from torch import Tensor, nn
 
-# From the smallest to the largest packing.
-_ORDER = ("direct", "winograd2", "winograd4")
-# Products saved per number added, by either step to the next algorithm.
-_WORTH = {"winograd2": (5 / 9) / (7 / 9), "winograd4": (7 / 36) / (20 / 9)}
+from septet.backend import current_backend
+from septet.memory import available_bytes, release
+from septet.ops import needs_gradient, packed_floats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def _checked(text: str) -> float:
@@ -28,127 +26,102 @@ def _checked(text: str) -> float:
     return factor
 
 
-#: Packed weights of a network may take so many times the memory of its parameters; None chooses
-#: by the network's size, see :func:`packing_limit`.
-PACK_BUDGET = None if (_given := os.environ.get("SEPTET_PACK_BUDGET")) is None else _checked(_given)
+#: Packed weights of a network may take so many times the memory of its parameters, or nothing is
+#: packed. They take about as much as the convolutions among these: only channels are filled up to
+#: multiples of 16.
+PACK_BUDGET = _checked(os.environ.get("SEPTET_PACK_BUDGET", "2.5"))
 
-#: Up to this size of a float32 network, memory is no matter: Winograd wherever it is faster.
-SMALL_BYTES = 2_000_000_000
-_SMALL_FACTOR = 1.9
-#: A small network's packed weights may take somewhat more, as long as they are not more than this.
-_FREE_FACTOR, FREE_BYTES = 2.5, 512 << 20
-#: A larger one may take so much more than its smallest packing, in units of its parameters. That is
-#: for much of the time that Winograd saves: the layers of the most pixels have the fewest weights.
-_LARGE_EXTRA = 0.06
 _BYTES = 4
 
 
-def packing_limit(
-    shapes: Sequence[tuple[int, ...]],
-    parameters: int,
-    available: int | None,
-    factor: float | None = PACK_BUDGET,
-) -> int:
+def packing_limit(parameters: int, available: int | None, factor: float | None = None) -> int:
     """Return how many numbers the packed weights of a network may hold together.
 
-    A budget that is given counts. Otherwise it is 1.9 times the parameters for a network of at
-    most 2 GB, or up to 2.5 times as far as that is within :data:`FREE_BYTES`. A larger one is
-    packed such that it takes little more than before: the weights that were packed are given back,
-    so that their smallest packing comes for nothing, and 0.06 times the parameters are added.
-    Whatever the budget, packing takes no more than half of the memory that is free at the first
-    call.
-
     Args:
-        shapes: Shapes of the weights that may be packed.
         parameters: How many numbers the network's parameters hold.
-        available: Bytes of memory that are free, None if unknown.
-        factor: The budget in units of the parameters, None for the rule.
+        available: Bytes of memory that are free, None if unknown; packing takes no more than half.
+        factor: The budget in units of the parameters, None for :data:`PACK_BUDGET`.
     """
-    if factor is not None:
-        limit = int(factor * parameters)
-    elif parameters * _BYTES <= SMALL_BYTES:
-        more = min(int(_FREE_FACTOR * parameters), FREE_BYTES // _BYTES)
-        limit = max(int(_SMALL_FACTOR * parameters), more)
-    else:
-        smallest = sum(packed_floats(shape, "direct") for shape in shapes)
-        limit = smallest + int(_LARGE_EXTRA * parameters)
+    limit = int((PACK_BUDGET if factor is None else factor) * parameters)
     return limit if available is None else min(limit, available // 2 // _BYTES)
 
 
-class PackingBudget:
-    """Grants algorithms to the layers of one network.
+def plan_packing(network: nn.Module) -> None:
+    """Let the layers of a network pack their weights, if there is memory for all of them."""
+    layers = {
+        module: weight
+        for module in network.modules()
+        if isinstance(module, KeepsCopies)
+        and isinstance(weight := getattr(module, "weight", None), Tensor)
+    }
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    needed = sum(packed_floats(weight.shape) for weight in layers.values())
+    may_pack = needed <= packing_limit(parameters, available_bytes())
+    for layer in layers:
+        layer.may_pack = may_pack
 
-    What each layer may have at most is planned for all together, before the first asks, so that
-    answers do not depend on who asks first.
+
+def packing_serves(weight: Tensor, input: Tensor, residual: Tensor | None = None) -> bool:
+    """Tell whether packed weights can serve: float32 on the CPU, and no gradients."""
+    return (
+        input.device.type == "cpu"
+        and input.dtype == weight.dtype == torch.float32
+        and input.numel() > 0
+        and not needs_gradient(weight, input, residual)
+        and not torch.compiler.is_compiling()
+        and current_backend() == "fused"
+    )
+
+
+class KeepsCopies:
+    """What a layer makes of weights, for example packed ones, and keeps as long as it is valid.
+
+    A mixin for ``torch.nn.Module``. A copy is made anew when the weights change or move; it is
+    neither saved nor copied with the layer.
+
+    Attributes:
+        may_pack: Whether there is memory for packed weights, see :func:`plan_packing`.
+    """
+
+    may_pack = True
+    _copies: dict[str, tuple[_Version, Any]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the copies out: oneDNN's tensors cannot be copied, and all are remade."""
+        return {**self.__dict__, "_copies": None}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Forget the copies where parameters move or change their type."""
+        self._copies = None
+        return super()._apply(fn, recurse)  # type: ignore[misc]
+
+    def _copy_of(self, weight: Tensor, make: Callable[[Tensor], Any], name: str = "packed") -> Any:
+        """Return ``make(weight)``, and give back the weight's memory if that is a file's."""
+        if self._copies is None:
+            self._copies = {}
+        kept = self._copies.get(name)
+        if kept is None or not kept[0].is_of(weight):
+            kept = _Version(weight), make(weight.detach())
+            self._copies[name] = kept
+            release(weight)
+        return kept[1]
+
+
+class _Version:
+    """The values that a weight has now.
 
     Args:
-        shapes: Shapes of the weights of all layers that may ask; a layer's key is its place.
-        pixels: How many of each of them Winograd's algorithm would compute, in any unit.
-        limit: How many numbers packed weights may hold.
+        weight: While this exists, so does its memory: no other weight can have the same address.
     """
 
-    def __init__(
-        self, shapes: Sequence[tuple[int, ...]], pixels: Sequence[float], limit: int
-    ) -> None:
-        self._shapes = list(shapes)
-        self._plan, self._spare = _plan(shapes, pixels, limit)
-        self._granted: dict[int, dict[str, str]] = {}
+    def __init__(self, weight: Tensor) -> None:
+        self._weight, self._count = weight.detach(), _changes(weight)
 
-    def grant(self, key: int, algorithm: str) -> str | None:
-        """Return the algorithm, a smaller one, or None if nothing may be packed at all.
-
-        A layer may ask again for another algorithm, for example for another size of image. It
-        keeps both packings if there is room, and else uses the one that it has.
-
-        Args:
-            key: Of the layer.
-            algorithm: What the layer would like.
-        """
-        if self._spare < 0:
-            return None
-        granted = self._granted.setdefault(key, {})
-        if algorithm not in granted:
-            granted[algorithm] = self._decide(key, algorithm, list(granted.values()))
-        return granted[algorithm]
-
-    def _decide(self, key: int, algorithm: str, has: Sequence[str]) -> str:
-        if algorithm in has:
-            return algorithm
-        if not has:
-            return min(algorithm, self._plan[key], key=_ORDER.index)
-        size = packed_floats(self._shapes[key], algorithm)
-        if size > self._spare:
-            return has[0]
-        self._spare -= size
-        return algorithm
+    def is_of(self, weight: Tensor) -> bool:
+        """Tell whether a weight is the same one and has not changed."""
+        return weight.data_ptr() == self._weight.data_ptr() and _changes(weight) == self._count
 
 
-def _plan(
-    shapes: Sequence[tuple[int, ...]], pixels: Sequence[float], limit: int
-) -> tuple[list[str], int]:
-    """Choose an algorithm for each layer such that packed weights save the most time.
-
-    Per number that packing adds, tiles of 2x2 save 5/9 of the products for 7/9 of the weights, and
-    from there to tiles of 4x4 it is 7/36 for 20/9: an eighth as much. Either is worth the more, the
-    more pixels a layer has.
-
-    Returns:
-        The algorithms, and how much of the limit is left; negative if it does not even do for the
-        smallest packing.
-    """
-    plan = ["direct"] * len(shapes)
-    spare = limit - sum(packed_floats(shape, "direct") for shape in shapes)
-    steps = [
-        (worth * pixels[key], key, algorithm)
-        for key in range(len(shapes))
-        if pixels[key] > 0
-        for algorithm, worth in _WORTH.items()
-    ]
-    # the highest worth first; a layer's step to 2x2 comes before that to 4x4
-    for _, key, algorithm in sorted(steps, key=lambda step: (-step[0], step[1])):
-        shape, before = shapes[key], plan[key]
-        extra = packed_floats(shape, algorithm) - packed_floats(shape, before)
-        is_next = _ORDER.index(algorithm) == _ORDER.index(before) + 1
-        if is_next and extra <= spare:
-            plan[key], spare = algorithm, spare - extra
-    return plan, spare
+def _changes(weight: Tensor) -> int:
+    # Inference tensors count no versions: nobody may change them in place.
+    return 0 if weight.is_inference() else weight._version

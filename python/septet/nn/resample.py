@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from septet.memory import release
-from septet.nn.conv import Conv2d, WeightVersion, is_plain
+from septet.nn.conv import Conv2d, is_plain
+from septet.nn.packing import KeepsCopies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 
 class Downsample2D(nn.Module):
@@ -37,7 +37,7 @@ class Downsample2D(nn.Module):
         return halved
 
 
-class Upsample2D(nn.Module):
+class Upsample2D(KeepsCopies, nn.Module):
     """Every pixel twice in each direction, then a 3x3 convolution.
 
     For inference on the CPU Winograd's algorithm reads the small image as if it were the large one.
@@ -51,22 +51,9 @@ class Upsample2D(nn.Module):
 
     resample: Literal["up"] = "up"
 
-    _folded: Tensor | None = None
-    _folded_from: WeightVersion | None = None
-
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = Conv2d(channels, channels, kernel_size=3, padding=1)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the folded copy out, as :class:`septet.nn.Conv2d` does with its own."""
-        return {**self.__dict__, "_folded": None, "_folded_from": None}
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Upsample2D:
-        """Forget the folded copy where parameters move or change their type."""
-        self._folded = self._folded_from = None
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
 
     def forward(self, sample: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Map ``[B, C, H, W]`` to ``[B, C, 2 H, 2 W]``, or to exactly ``size``: height, width."""
@@ -83,19 +70,20 @@ class Upsample2D(nn.Module):
         return result
 
     def _folded_weight(self) -> Tensor:
-        source = self._folded_from
-        if self._folded is None or source is None or not source.is_of(self.conv.weight):
-            folded = _fold(_fold(self.conv.weight.detach(), 2), 3).transpose(0, 1)
-            self._folded = torch.ops.mkldnn._reorder_convolution_transpose_weight(
-                folded.contiguous(), *_TRANSPOSED_GEOMETRY
-            )
-            self._folded_from = WeightVersion(self.conv.weight)
-            release(self.conv.weight)
-        return self._folded
+        folded: Tensor = self._copy_of(self.conv.weight, _folded, "folded")
+        return folded
 
 
 # Padding, output padding, stride, dilation and groups.
 _TRANSPOSED_GEOMETRY = ((1, 1), (0, 0), (2, 2), (1, 1), 1)
+
+
+def _folded(weight: Tensor) -> Tensor:
+    folded = _fold(_fold(weight, 2), 3).transpose(0, 1).contiguous()
+    reordered: Tensor = torch.ops.mkldnn._reorder_convolution_transpose_weight(
+        folded, *_TRANSPOSED_GEOMETRY
+    )
+    return reordered
 
 
 def _fold(weight: Tensor, axis: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from septet.nn.context import TextContext, repeat_rows
-from septet.nn.linear import ConditionLinear, PointwiseConv2d, joint_linear
+from septet.nn.linear import ConditionLinear, Linear, PointwiseConv2d, joint_linear
 from septet.nn.norm import GroupNormAct
 from septet.ops import attention
 
@@ -51,19 +51,20 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_k = nn.Linear(width, width, bias=False)
-        self.to_v = nn.Linear(width, width, bias=False)
+        self.to_q = Linear(width, width, bias=False)
+        self.to_k = Linear(width, width, bias=False)
+        self.to_v = Linear(width, width, bias=False)
         # A list of one: published checkpoints call this layer "to_out.0".
-        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        self.to_out = nn.ModuleList([Linear(width, width)])
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Map ``[B, T, width]`` to the same shape."""
+    def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
+        """Map ``[B, T, width]`` to the same shape and add a tensor of that."""
         query, key, value = (
             _heads(part, self.heads)
             for part in joint_linear(hidden, (self.to_q, self.to_k, self.to_v))
         )
-        result: Tensor = self.to_out[0](attention(query, key, value).flatten(2))
+        attended = attention(query, key, value).flatten(2)
+        result: Tensor = self.to_out[0](attended, residual)
         return result
 
 
@@ -79,21 +80,28 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, context_dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_q = Linear(width, width, bias=False)
         self.to_k = ConditionLinear(context_dim, width, bias=False)
         self.to_v = ConditionLinear(context_dim, width, bias=False)
-        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        self.to_out = nn.ModuleList([Linear(width, width)])
 
     def project(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Compute key and value, two ``[R, S, H, D]``, of a text ``[R, S, context_dim]``."""
         key, value = joint_linear(text, (self.to_k, self.to_v))
         return _heads(key, self.heads), _heads(value, self.heads)
 
-    def forward(self, hidden: Tensor, context: TextContext, bias: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        residual: Tensor,
+        context: TextContext,
+        bias: Tensor | None = None,
+    ) -> Tensor:
         """Attend.
 
         Args:
             hidden: ``[B, T, width]``, where B is ``context.rows`` or half of it.
+            residual: As ``hidden``, what the result is added to.
             context: Holds this layer's keys and values, the next ones in its order.
             bias: See :attr:`septet.nn.TextContext.bias`.
 
@@ -105,7 +113,7 @@ class CrossAttention(nn.Module):
         # Queries do not see each other: samples with the same text may stand in one row.
         joined = query.reshape(key.shape[0], -1, self.heads, key.shape[3])
         attended = attention(joined, key, value, bias=bias).reshape(query.shape)
-        result: Tensor = self.to_out[0](attended)
+        result: Tensor = self.to_out[0](attended, repeat_rows(residual, context.rows))
         return result
 
 
@@ -124,7 +132,7 @@ class GEGLU(nn.Module):
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(width, 2 * inner)
+        self.proj = Linear(width, 2 * inner)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map ``[..., width]`` to ``[..., inner]``: the first half times GELU of the second."""
@@ -144,16 +152,20 @@ class FeedForward(nn.Module):
         super().__init__()
         inner = 4 * width
         # Published checkpoints call these "net.0" and "net.2"; "net.1" has no weights.
-        self.net = nn.Sequential(GEGLU(width, inner), nn.Identity(), nn.Linear(inner, width))
+        self.net = nn.Sequential(GEGLU(width, inner), nn.Identity(), Linear(inner, width))
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Map ``[..., width]`` to the same shape."""
-        tokens = hidden.flatten(0, -2)
-        if torch.is_grad_enabled() or len(tokens) <= _TOKENS_AT_A_TIME:
-            whole: Tensor = self.net(hidden)
+    def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
+        """Map ``[B, T, width]`` to the same shape and add a tensor of that."""
+        enter, _, leave = self.net
+        if torch.is_grad_enabled() or hidden[..., 0].numel() <= _TOKENS_AT_A_TIME:
+            whole: Tensor = leave(enter(hidden), residual)
             return whole
-        parts = torch.split(tokens, _TOKENS_AT_A_TIME)
-        return torch.cat([self.net(part) for part in parts]).view_as(hidden)
+        tokens, sums = (
+            torch.split(tensor.flatten(0, -2)[None], _TOKENS_AT_A_TIME, dim=1)
+            for tensor in (hidden, residual)
+        )
+        parts = [leave(enter(part), added) for part, added in zip(tokens, sums, strict=True)]
+        return torch.cat(parts, dim=1).view_as(hidden)
 
 
 class TransformerBlock(nn.Module):
@@ -187,12 +199,12 @@ class TransformerBlock(nn.Module):
         normed = self.norm1(hidden)
         if isinstance(self.attn1, CrossAttention):
             # The mask of the text is for the second attention alone, as in diffusers.
-            branch = self.attn1(normed, context)
+            hidden = self.attn1(normed, hidden, context)
         else:
-            branch = self.attn1(normed)
-        hidden = _sum(branch, hidden)
-        hidden = _sum(self.attn2(self.norm2(hidden), context, context.bias), hidden)
-        return _sum(self.ff(self.norm3(hidden)), hidden)
+            hidden = self.attn1(normed, hidden)
+        hidden = self.attn2(self.norm2(hidden), hidden, context, context.bias)
+        result: Tensor = self.ff(self.norm3(hidden), hidden)
+        return result
 
 
 class SpatialTransformer(nn.Module):
@@ -212,7 +224,7 @@ class SpatialTransformer(nn.Module):
     ) -> None:
         super().__init__()
         width = options.heads * (channels // options.heads)
-        linear = nn.Linear if options.use_linear_projection else PointwiseConv2d
+        linear = Linear if options.use_linear_projection else PointwiseConv2d
         self.norm = GroupNormAct(groups, channels, eps=1e-6)
         self.proj_in = linear(channels, width)
         self.transformer_blocks = nn.ModuleList(
@@ -233,7 +245,7 @@ class SpatialTransformer(nn.Module):
         hidden = self.proj_in(_tokens(self.norm(sample)))
         for block in self.transformer_blocks:
             hidden = block(hidden, context)
-        result = _sum(self.proj_out(hidden), _tokens(sample))
+        result: Tensor = self.proj_out(hidden, repeat_rows(_tokens(sample), hidden.shape[0]))
         image = result.view(result.shape[0], *sample.shape[2:], -1).permute(0, 3, 1, 2)
         return image.contiguous() if sample.is_contiguous() else image
 
@@ -246,16 +258,3 @@ def _tokens(sample: Tensor) -> Tensor:
 def _heads(hidden: Tensor, heads: int) -> Tensor:
     """Return ``[B, T, heads * D]`` as ``[B, T, heads, D]``."""
     return hidden.view(*hidden.shape[:2], heads, -1)
-
-
-def _sum(branch: Tensor, hidden: Tensor) -> Tensor:
-    """Add a branch and the state it came from, in the branch's memory where nobody else needs it.
-
-    Args:
-        branch: ``[rows, T, C]``, the fresh output of a linear layer.
-        hidden: ``[B, T, C]``, where B divides rows.
-    """
-    hidden = repeat_rows(hidden, branch.shape[0])
-    if torch.is_grad_enabled() or branch.dtype != hidden.dtype:
-        return branch + hidden
-    return branch.add_(hidden)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,8 @@ from septet.ops._buffers import empty_channels_last
 from septet.ops._dispatch import run, wants_reference
 
 #: The algorithms of the kernel, by the number it takes: every tap multiplied, or Winograd's
-#: F(2x2, 3x3) and F(4x4, 3x3) (Lavin and Gray 2016), named for the outputs of a tile.
+#: F(2x2, 3x3) and F(4x4, 3x3) (Lavin and Gray 2016), named for the outputs of a tile. All read the
+#: same packed weights; Winograd's transform is done on the way, in the cache.
 ALGORITHMS = {"direct": 0, "winograd2": 2, "winograd4": 4}
 
 # Output channels lie in groups of so many, and so do the elements of a sum.
@@ -25,42 +27,32 @@ class PackedWeight:
     """The weights of a convolution in the order in which the kernel reads them.
 
     Attributes:
-        values: ``[groups of 16 output channels, points, depth, 16]``.
-        algorithm: Key of :data:`ALGORITHMS`.
+        values: ``[groups of 16 output channels, taps and channels, 16]``.
         source: The weights ``[out_channels, in_channels, height, width]`` that were packed.
     """
 
     values: Tensor
-    algorithm: str
     source: Tensor
 
 
-def packed_floats(shape: Sequence[int], algorithm: str) -> int:
+def packed_floats(shape: Sequence[int]) -> int:
     """Return how many numbers packed weights hold.
 
     Args:
         shape: Of the weights, ``[out_channels, in_channels, height, width]``.
-        algorithm: Key of :data:`ALGORITHMS`.
     """
-    groups, points, depth, width = _packed_shape(shape, algorithm)
-    return groups * points * depth * width
+    return math.prod(_packed_shape(shape))
 
 
-def pack_conv2d(weight: Tensor, algorithm: str = "direct") -> PackedWeight:
-    """Bring weights into the order of one algorithm; Winograd's transform is done in float64.
+def pack_conv2d(weight: Tensor) -> PackedWeight:
+    """Bring weights into the order in which the kernel reads them.
 
     Args:
         weight: ``[out_channels, in_channels, height, width]``, float32 on the CPU.
-        algorithm: "direct", "winograd2" or "winograd4"; the last two need 3x3 weights.
 
     Raises:
-        ValueError: If the algorithm is unknown or does not suit the weights.
+        ValueError: If the weights have another shape or dtype.
     """
-    if algorithm not in ALGORITHMS:
-        raise ValueError(
-            f"septet.conv2d_pack: algorithm must be one of {', '.join(ALGORITHMS)}, got "
-            f"{algorithm!r}"
-        )
     if weight.dim() != 4:
         raise ValueError(
             "septet.conv2d_pack: weight must be [out_channels, in_channels, height, width], got "
@@ -70,10 +62,10 @@ def pack_conv2d(weight: Tensor, algorithm: str = "direct") -> PackedWeight:
     if wants_reference():
         from septet.testing.references.conv import pack_conv2d as reference
 
-        return PackedWeight(reference(weight, algorithm), algorithm, weight)
-    values = torch.empty(_packed_shape(weight.shape, algorithm))
-    run(_library.ops().conv2d_pack.default, weight.contiguous(), ALGORITHMS[algorithm], values)
-    return PackedWeight(values, algorithm, weight)
+        return PackedWeight(reference(weight), weight)
+    values = torch.empty(_packed_shape(weight.shape))
+    run(_library.ops().conv2d_pack.default, weight.contiguous(), values)
+    return PackedWeight(values, weight)
 
 
 def conv2d(
@@ -81,6 +73,7 @@ def conv2d(
     weight: PackedWeight,
     bias: Tensor | None = None,
     *,
+    algorithm: str = "direct",
     stride: Sequence[int] = (1, 1),
     padding: Sequence[int] = (0, 0),
     dilation: Sequence[int] = (1, 1),
@@ -95,8 +88,10 @@ def conv2d(
 
     Args:
         input: ``[B, in_channels, H, W]``, float32 on the CPU; copied if it is not channels_last.
-        weight: Of :func:`pack_conv2d`. Winograd's algorithms need stride 1 and dilation 1.
+        weight: Of :func:`pack_conv2d`.
         bias: ``[out_channels]``.
+        algorithm: "direct", "winograd2" or "winograd4"; the last two need 3x3 weights, stride 1 and
+            dilation 1.
         stride: Of height and width, as the following two.
         padding: Zeros on both sides.
         dilation: Distance between taps.
@@ -115,6 +110,10 @@ def conv2d(
     """
     if input.dim() != 4:
         raise ValueError(f"septet.conv2d: input must be [B, C, H, W], got {list(input.shape)}")
+    if algorithm not in ALGORITHMS:
+        raise ValueError(
+            f"septet.conv2d: algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}"
+        )
     source = weight.source
     channels = input.shape[1] + (0 if rest is None else rest.shape[1])
     # the packed weights do not tell, since their depth is padded
@@ -130,6 +129,7 @@ def conv2d(
             input,
             weight,
             bias,
+            algorithm=algorithm,
             stride=stride,
             padding=padding,
             dilation=dilation,
@@ -149,7 +149,7 @@ def conv2d(
         rest if rest is None else rest.contiguous(memory_format=torch.channels_last),
         weight.values,
         kernel_size,
-        ALGORITHMS[weight.algorithm],
+        ALGORITHMS[algorithm],
         bias,
         shift if shift is None else shift.contiguous(),
         None if residual is None else residual.contiguous(memory_format=torch.channels_last),
@@ -180,13 +180,9 @@ def conv2d_output_size(
     return height, width
 
 
-def _packed_shape(shape: Sequence[int], algorithm: str) -> tuple[int, int, int, int]:
-    out_channels, channels, height, width = shape
-    if algorithm == "direct":
-        points, depth = 1, height * width * channels
-    else:
-        points, depth = (ALGORITHMS[algorithm] + 2) ** 2, channels
-    return _groups(out_channels), points, _groups(depth) * _GROUP, _GROUP
+def _packed_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    out_channels, *rows = shape
+    return _groups(out_channels), _groups(math.prod(rows)) * _GROUP, _GROUP
 
 
 def _groups(count: int) -> int:

@@ -15,9 +15,9 @@ from septet.backend import Switch
 
 CHOICES = ("auto", "direct", "winograd", "torch")
 
-# Fewer outputs than these make so few tiles of 4x4 (2x2) that reading the transformed weights
-# takes longer than the products they save.
-_FEWEST_FOR_4 = 16 * 16
+# Fewer outputs than these make so few tiles of 4x4 (2x2) that transforming the weights takes longer
+# than the products they save.
+_FEWEST_FOR_4 = 8 * 8
 _FEWEST_FOR_2 = 4 * 4
 
 

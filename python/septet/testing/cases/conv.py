@@ -35,7 +35,8 @@ def _case(
         weight = _weight(g, out_channels, shape[1], *kernel)
         arguments: dict[str, Any] = {
             "input": x if contiguous else x.contiguous(memory_format=torch.channels_last),
-            "weight": pack_conv2d(weight, algorithm),
+            "weight": pack_conv2d(weight),
+            "algorithm": algorithm,
             "padding": (kernel[0] // 2, kernel[1] // 2),
             **geometry,
         }
@@ -61,22 +62,16 @@ def _weight(g: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(shape, generator=g) / math.sqrt(math.prod(shape[1:]))
 
 
-def _packing(name: str, shape: tuple[int, int, int, int], algorithm: str) -> OpCase:
+def _packing(name: str, shape: tuple[int, int, int, int]) -> OpCase:
     def inputs(dtype: torch.dtype) -> dict[str, Any]:
         g = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-        return {"weight": _weight(g, *shape).to(dtype), "algorithm": algorithm}
+        return {"weight": _weight(g, *shape).to(dtype)}
 
-    def face(weight: Tensor, algorithm: str) -> Tensor:
-        return pack_conv2d(weight, algorithm).values
+    def face(weight: Tensor) -> Tensor:
+        return pack_conv2d(weight).values
 
     return OpCase(
-        "conv2d_pack",
-        f"{algorithm}_{name}",
-        face,
-        packing_reference,
-        inputs,
-        dtypes=(torch.float32,),
-        cuda=False,
+        "conv2d_pack", name, face, packing_reference, inputs, dtypes=(torch.float32,), cuda=False
     )
 
 
@@ -111,13 +106,12 @@ CASES = [
             _case(f"{algorithm}_upscaled", (1, 8, 5, 6), 16, algorithm, upscale=2),
             _case(f"{algorithm}_half_residual", (2, 8, 10, 6), 20, algorithm, residual="half"),
             _case(f"{algorithm}_many_tiles", (2, 16, 57, 58), 4, algorithm),
-            _packing("odd", (11, 5, 3, 3), algorithm),
-            _packing("whole_groups", (32, 16, 3, 3), algorithm),
         )
     ),
-    _packing("odd", (11, 5, 3, 3), "direct"),
-    _packing("line", (16, 8, 1, 3), "direct"),
+    _packing("odd", (11, 5, 3, 3)),
+    _packing("whole_groups", (32, 16, 3, 3)),
+    _packing("line", (16, 8, 1, 3)),
 ]
 
 # conv2d itself is measured layer by layer, by septet.bench.conv_rows.
-LARGE = [_packing("large", (256, 256, 3, 3), "winograd4")]
+LARGE = [_packing("large", (256, 256, 3, 3))]
