@@ -14,7 +14,8 @@ void run_attention(const AttentionTensors& tensors) {
   if (tasks == 0) return;
   const AttentionRange range = SEPTET_CALL_ISA(attention_range, tensors.query.dtype);
   const int64_t work = args.samples * args.heads * args.queries * args.keys * args.width;
-  parallel_tasks(tasks, work, kGrain, [&](int64_t begin, int64_t end) { range(args, begin, end); });
+  parallel_shares(tasks, work, kGrain,
+                  [&](int64_t begin, int64_t end) { range(args, begin, end); });
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ void run_wavenet(const WaveNetTensors& tensors) {
   const WaveNetKernels kernels = SEPTET_CALL_ISA(wavenet_kernels, tensors.input.dtype);
   const int64_t work = args.samples * args.positions;
   run_wavenet_layer(args, kernels, [&](int64_t count, const auto& range) {
-    parallel_tasks(count, work, kGrain, range);
+    parallel_shares(count, work, kGrain, range);
   });
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -171,6 +172,21 @@ def conv2d_output_size(
     upscale: int = 1,
 ) -> tuple[int, int]:
     """Return height and width of the result of :func:`conv2d`, given those of its input."""
+    return _output_size(
+        tuple(size), tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation), upscale
+    )
+
+
+@lru_cache(maxsize=1024)
+def _output_size(
+    size: tuple[int, ...],
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    upscale: int,
+) -> tuple[int, int]:
+    # kept, because computing it takes longer than the smallest layers do
     height, width = (
         max(0, (pixels * upscale + 2 * pad - gap * (taps - 1) - 1) // max(1, step) + 1)
         for pixels, taps, step, pad, gap in zip(
