@@ -39,7 +39,8 @@ struct Panel {
   int64_t first, depth;     // the first group of the depth and how many
 };
 
-// Where a panel's weights lie: [groups of channels][planes][depth * 16][16], at these distances.
+// Where a panel's weights lie: [depth * 16][16] for every plane and group of channels, so many
+// floats apart.
 struct PanelWeights {
   const float* values;
   int64_t next_plane, next_group;

@@ -35,8 +35,8 @@ inline int64_t conv_stage_floats(const ConvArgs& args, int64_t rows, int64_t blo
 // would share a reading of the weights, or threads would have too few blocks to finish together.
 inline int64_t conv_own_rows(const ConvArgs& args, int64_t threads) {
   constexpr int64_t kFloats = 128 * 1024, kFewest = 24, kMost = 96, kBlocks = 2;
-  const int64_t rows = std::min({kFloats / (args.planes * args.depth * kGroup), kMost,
-                                 args.rows / (kBlocks * threads)});
+  const int64_t rows = std::min(
+      {kFloats / (args.planes * args.depth * kGroup), kMost, args.rows / (kBlocks * threads)});
   return rows >= kFewest ? rows : 0;
 }
 

@@ -30,8 +30,8 @@ _PAGEMAP = Path("/proc/self/pagemap")
 _ENTRY = 8
 _IN_MEMORY, _OF_FILE = 1 << 7, 1 << 5  # in the last byte of an entry
 
-#: Weights of fewer bytes are copied out of their file: pages are given back as a whole.
-SMALLEST_MAPPED = 1 << 20
+#: Weights of fewer bytes are copied out of their file: only whole pages are given back.
+SMALLEST_MAPPED = 1 << 17
 
 
 def is_mapped(tensor: Tensor) -> bool:

@@ -1,16 +1,26 @@
-"""Linear layers run as one: equal results, no second copy, and weights that stay parameters."""
+"""Linear layers of tokens; and layers run as one: equal results, and weights stay parameters."""
 
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from septet.checkpoints import read_tensors, write_tensors
-from septet.nn.linear import ConditionLinear, PointwiseConv2d, joint_linear
+from septet.nn.linear import (
+    ConditionLinear,
+    Linear,
+    PointwiseConv1d,
+    PointwiseConv2d,
+    joint_linear,
+)
+from septet.ops import use_convolution
 
 
 def three(width: int = 6, kind: type[nn.Linear] = nn.Linear) -> nn.ModuleList:
@@ -108,6 +118,77 @@ def test_leaves_unusual_layers_alone(change: str) -> None:
         layers[1] = nn.Linear(6, 2, bias=False)
     check(layers)
     assert len(storages(layers)) == 3
+
+
+def kinds(width: int, out_width: int) -> list[nn.Module]:
+    return [
+        Linear(width, out_width),
+        Linear(width, out_width, bias=False),
+        PointwiseConv1d(width, out_width),
+        PointwiseConv2d(width, out_width),
+    ]
+
+
+def exact(layer: nn.Module, tokens: Tensor, residual: Tensor) -> Tensor:
+    weight, bias = layer.weight.double().flatten(1), layer.bias
+    product = tokens.double() @ weight.T
+    return product + (0 if bias is None else bias.double()) + residual.double()
+
+
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual.double(), expected, rtol=2e-6, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    batch=st.integers(1, 3),
+    tokens=st.integers(1, 40),
+    width=st.integers(1, 70),
+    out_width=st.integers(1, 70),
+    implementation=st.sampled_from(["auto", "torch"]),
+    with_gradients=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_layers_of_tokens(batch, tokens, width, out_width, implementation, with_gradients, seed):
+    torch.manual_seed(seed)
+    x, residual = torch.randn(batch, tokens, width), torch.randn(batch, tokens, out_width)
+    before = residual.clone()
+    for layer in kinds(width, out_width):
+        with torch.set_grad_enabled(with_gradients), use_convolution(implementation):
+            expected = exact(layer, x, residual)
+            close(layer(x, residual), expected)
+            plain = expected - residual.double()
+            close(layer(x), plain)
+            # a vector for each sample, and more dimensions
+            close(layer(x[:, 0]), plain[:, 0])
+            torch.testing.assert_close(layer(x[None])[0], layer(x))
+    assert torch.equal(residual, before)
+
+
+def test_bits_of_tokens_depend_neither_on_their_batch_nor_on_threads() -> None:
+    layer, x = Linear(96, 200).requires_grad_(False), torch.randn(5, 300, 96)
+    threads = torch.get_num_threads()
+    with use_convolution("auto"):
+        together = layer(x)
+        assert all(torch.equal(layer(x[i : i + 1])[0], together[i]) for i in range(5))
+        try:
+            torch.set_num_threads(threads + 2)
+            assert torch.equal(layer(x), together)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def test_packed_weights_of_tokens_follow_the_weights() -> None:
+    for layer in kinds(8, 8):
+        layer.requires_grad_(False)
+        x, none = torch.randn(1, 6, 8), torch.zeros(1, 6, 8)
+        for change in (lambda w: w, lambda w: w.mul_(2), lambda w: w.add_(1)):
+            change(layer.weight)
+            close(layer(x), exact(layer, x, none))
+        layer.weight = nn.Parameter(torch.ones_like(layer.weight), requires_grad=False)
+        for twin in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+            close(twin(x), exact(layer, x, none))
+        assert layer.double()(x.double()).dtype == torch.float64
 
 
 def test_a_pointwise_convolution_is_one() -> None:

@@ -62,10 +62,11 @@ def plan_packing(network: nn.Module) -> None:
 
 
 def packing_serves(weight: Tensor, input: Tensor, residual: Tensor | None = None) -> bool:
-    """Tell whether packed weights can serve: float32 on the CPU, and no gradients."""
+    """Tell whether packed weights can serve: float32 on the CPU, no gradients, no subclass."""
     return (
         input.device.type == "cpu"
         and input.dtype == weight.dtype == torch.float32
+        and type(weight) in (nn.Parameter, Tensor)
         and input.numel() > 0
         and not needs_gradient(weight, input, residual)
         and not torch.compiler.is_compiling()

@@ -40,8 +40,8 @@ class Downsample2D(nn.Module):
 class Upsample2D(KeepsCopies, nn.Module):
     """Every pixel twice in each direction, then a 3x3 convolution.
 
-    For inference on the CPU Winograd's algorithm reads the small image as if it were the large one.
-    Where torch computes, the two are one transposed convolution of stride 2 with a 4x4 kernel:
+    For inference on the CPU our kernels read the small image as if it were the large one. Where
+    torch computes, the two are one transposed convolution of stride 2 with a 4x4 kernel:
     where taps fall on the same pixel, their weights are added beforehand, which leaves 4 of 9
     products. The folded weights follow the convolution's as :class:`septet.nn.Conv2d` describes.
 
@@ -60,7 +60,7 @@ class Upsample2D(KeepsCopies, nn.Module):
         doubled = (2 * sample.shape[2], 2 * sample.shape[3])
         height, width = size or doubled
         if (height, width) == doubled and is_plain(self.conv) and self.conv.infers(sample):
-            if self.conv.algorithm(sample, upscale=2).startswith("winograd"):
+            if self.conv.algorithm(sample, upscale=2) != "torch":
                 enlarged: Tensor = self.conv(sample, upscale=2)
                 return enlarged
             if _CAN_TRANSPOSE:
