@@ -66,12 +66,13 @@ half the distance from the 10th to the 90th percentile, relative to the median. 
 ratio of medians.
 
 Networks, pipelines and speech run in processes, one for each candidate, which take turns in the
-same way while the others wait. Large networks are never in memory together: a turn is a process
-that starts, loads the weights, runs one call that is not timed and two that are. *Set-up* is
-loading the weights and the first call, with what that compiles, converts or packs; it is in no
-other figure. *Peak memory* is the most that the calls had in use, weights included, beyond what the
-libraries take and without what loading (and compiling) needs for a while; beside it as a multiple
-of the weights.
+same way while the others wait; batches then take half a second, for whoever wakes up finds its
+threads asleep and the caches full of other data. Large networks are never in memory together: a
+turn is a process that starts, loads the weights, runs one call that is not timed and two that are.
+*Set-up* is loading the weights and the first call, with what that compiles, converts or packs; it
+is in no other figure. *Peak memory* is the most that the calls had in use, weights included, beyond
+what the libraries take and without what loading (and compiling) needs for a while; beside it as a
+multiple of the weights.
 
 From the start of a process, a new one is timed until it has the first image, or the result of the
 first call of a network: imports, loading, packing and computing. Files are in the page cache.
