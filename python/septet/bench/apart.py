@@ -213,8 +213,8 @@ def _together(visits: list[Visit], steps: int, weights_bytes: int) -> Measuremen
 
 # -- processes that stay ------------------------------------------------------------------------
 
-# A process that wakes up finds caches that others filled, and its threads asleep or on one core: its
-# batches take so many times longer than those of functions in one process.
+# A process that wakes up finds its threads asleep or on one core, and caches that others filled: a
+# batch takes so many times longer than one of functions in one process.
 _LONGER = 100
 
 #: Whom this process runs.
