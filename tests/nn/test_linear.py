@@ -19,6 +19,7 @@ from septet.nn.linear import (
     PointwiseConv1d,
     PointwiseConv2d,
     joint_linear,
+    sum_with,
 )
 from septet.ops import use_convolution
 
@@ -163,6 +164,15 @@ def test_layers_of_tokens(batch, tokens, width, out_width, implementation, with_
             close(layer(x[:, 0]), plain[:, 0])
             torch.testing.assert_close(layer(x[None])[0], layer(x))
     assert torch.equal(residual, before)
+
+
+def test_a_layer_in_the_place_of_ours_need_not_add() -> None:
+    layer, x, residual = Linear(6, 4), torch.randn(2, 5, 6), torch.randn(2, 5, 4)
+    plain = nn.Linear(6, 4)
+    plain.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        for either in (layer, plain):
+            close(sum_with(either, x, residual), exact(layer, x, residual))
 
 
 def test_bits_of_tokens_depend_neither_on_their_batch_nor_on_threads() -> None:

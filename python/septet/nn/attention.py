@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from septet.nn.linear import Linear
+from septet.nn.linear import Linear, as_tokens, sum_with
 from septet.nn.norm import GroupNormAct
 from septet.ops import attention
 
@@ -49,19 +49,14 @@ class SpatialAttention(nn.Module):
     def forward(self, sample: Tensor) -> Tensor:
         """Map ``[B, C, H, W]`` to the same shape."""
         hidden = sample if self.group_norm is None else self.group_norm(sample)
-        hidden = _tokens(hidden)
+        hidden = as_tokens(hidden)
         query, key, value = (
             layer(hidden).unflatten(-1, (self.heads, -1))
             for layer in (self.to_q, self.to_k, self.to_v)
         )
         attended = attention(query, key, value).flatten(2)
-        tokens = self.to_out[0](attended, _tokens(sample))
+        tokens = sum_with(self.to_out[0], attended, as_tokens(sample))
         total: Tensor = tokens.transpose(1, 2).reshape(sample.shape)
         if sample.is_contiguous():
             total = total.contiguous()
         return total if self.output_scale_factor == 1 else total / self.output_scale_factor
-
-
-def _tokens(sample: Tensor) -> Tensor:
-    """Return ``[B, C, H, W]`` as ``[B, H * W, C]``, a view if the sample is channels_last."""
-    return sample.permute(0, 2, 3, 1).flatten(1, 2)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 from septet.nn.conv import Conv2d, parts_for
-from septet.nn.linear import PointwiseConv1d
+from septet.nn.linear import PointwiseConv1d, as_tokens, sum_with
 from septet.nn.norm import GroupNormAct
 from septet.ops import attention
 
@@ -151,7 +151,7 @@ class GlideAttentionBlock(nn.Module):
         Returns:
             ``[B, C, H, W]``.
         """
-        tokens = self.norm(sample).flatten(2).transpose(1, 2)  # [B, H * W, C]
+        tokens = as_tokens(self.norm(sample))
         # packed head by head, each with its queries, keys and values
         query, key, value = self.qkv(tokens).unflatten(-1, (self.heads, 3, -1)).unbind(-2)
         prefix_key, prefix_value = (None, None) if text is None else text
@@ -159,7 +159,7 @@ class GlideAttentionBlock(nn.Module):
             prefix_key = prefix_key.expand(sample.shape[0], -1, -1, -1)
             prefix_value = prefix_value.expand(sample.shape[0], -1, -1, -1)
         hidden = attention(query, key, value, prefix_key=prefix_key, prefix_value=prefix_value)
-        tokens = self.proj_out(hidden.flatten(2), sample.flatten(2).transpose(1, 2))
+        tokens = sum_with(self.proj_out, hidden.flatten(2), as_tokens(sample))
         result: Tensor = tokens.transpose(1, 2).reshape(sample.shape)
         return result.contiguous() if sample.is_contiguous() else result
 

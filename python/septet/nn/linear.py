@@ -100,6 +100,24 @@ class PointwiseConv2d(_OfTokens, nn.Conv2d):
         return self._apply_to(input, self.weight, self.bias, residual)
 
 
+def as_tokens(sample: Tensor) -> Tensor:
+    """Return ``[B, C, H, W]`` as ``[B, H * W, C]``, a view if the sample is channels_last."""
+    return sample.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def sum_with(layer: nn.Module, input: Tensor, residual: Tensor) -> Tensor:
+    """Return ``layer(input) + residual``, whether or not a layer of ours is still in its place.
+
+    Args:
+        layer: Maps ``[B, T, C]`` to ``[B, T, C']``.
+        input: ``[B, T, C]``.
+        residual: ``[B, T, C']``.
+    """
+    total: Tensor
+    total = layer(input, residual) if isinstance(layer, _OfTokens) else layer(input) + residual
+    return total
+
+
 def packs_tokens(layer: nn.Module) -> bool:
     """Tell whether a layer is one of tokens that will pack its weights in inference."""
     return (

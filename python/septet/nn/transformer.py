@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from septet.nn.context import TextContext, repeat_rows
-from septet.nn.linear import ConditionLinear, Linear, PointwiseConv2d, joint_linear
+from septet.nn.linear import (
+    ConditionLinear,
+    Linear,
+    PointwiseConv2d,
+    as_tokens,
+    joint_linear,
+    sum_with,
+)
 from septet.nn.norm import GroupNormAct
 from septet.ops import attention
 
@@ -64,8 +71,7 @@ class SelfAttention(nn.Module):
             for part in joint_linear(hidden, (self.to_q, self.to_k, self.to_v))
         )
         attended = attention(query, key, value).flatten(2)
-        result: Tensor = self.to_out[0](attended, residual)
-        return result
+        return sum_with(self.to_out[0], attended, residual)
 
 
 class CrossAttention(nn.Module):
@@ -113,8 +119,7 @@ class CrossAttention(nn.Module):
         # Queries do not see each other: samples with the same text may stand in one row.
         joined = query.reshape(key.shape[0], -1, self.heads, key.shape[3])
         attended = attention(joined, key, value, bias=bias).reshape(query.shape)
-        result: Tensor = self.to_out[0](attended, repeat_rows(residual, context.rows))
-        return result
+        return sum_with(self.to_out[0], attended, repeat_rows(residual, context.rows))
 
 
 # Tokens that a feed-forward takes at a time in inference: as many as its products take at no loss,
@@ -158,13 +163,14 @@ class FeedForward(nn.Module):
         """Map ``[B, T, width]`` to the same shape and add a tensor of that."""
         enter, _, leave = self.net
         if torch.is_grad_enabled() or hidden[..., 0].numel() <= _TOKENS_AT_A_TIME:
-            whole: Tensor = leave(enter(hidden), residual)
-            return whole
+            return sum_with(leave, enter(hidden), residual)
         tokens, sums = (
             torch.split(tensor.flatten(0, -2)[None], _TOKENS_AT_A_TIME, dim=1)
             for tensor in (hidden, residual)
         )
-        parts = [leave(enter(part), added) for part, added in zip(tokens, sums, strict=True)]
+        parts = [
+            sum_with(leave, enter(part), added) for part, added in zip(tokens, sums, strict=True)
+        ]
         return torch.cat(parts, dim=1).view_as(hidden)
 
 
@@ -242,17 +248,13 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, sample: Tensor, context: TextContext) -> Tensor:
         """Map ``[B, C, H, W]`` to ``[context.rows, C, H, W]``."""
-        hidden = self.proj_in(_tokens(self.norm(sample)))
+        hidden = self.proj_in(as_tokens(self.norm(sample)))
         for block in self.transformer_blocks:
             hidden = block(hidden, context)
-        result: Tensor = self.proj_out(hidden, repeat_rows(_tokens(sample), hidden.shape[0]))
+        residual = repeat_rows(as_tokens(sample), hidden.shape[0])
+        result = sum_with(self.proj_out, hidden, residual)
         image = result.view(result.shape[0], *sample.shape[2:], -1).permute(0, 3, 1, 2)
         return image.contiguous() if sample.is_contiguous() else image
-
-
-def _tokens(sample: Tensor) -> Tensor:
-    """Return ``[B, C, H, W]`` as ``[B, H * W, C]``, a view if the sample is channels_last."""
-    return sample.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _heads(hidden: Tensor, heads: int) -> Tensor:
