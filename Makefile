@@ -53,6 +53,7 @@ PAGE := --markdown docs/performance.md --plot docs/performance.svg
 
 bench: $(VENV)/.installed
 	$(BIN)/septet bench $(PAGE) --json build/performance.jsonl
+	$(BIN)/septet bench --suite scaling --scaling-plot docs/scaling.svg
 
 # The networks of gigabytes, and the page from them and what `make bench` found.
 bench-large: $(VENV)/.installed
