@@ -16,41 +16,47 @@ from septet.ops import ConvLayer, chosen_convolution, conv2d, pack_conv2d
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from septet.ops import PackedWeight
+
 
 class _OfTokens(KeepsCopies):
     """Applies a matrix to tokens; in inference on the CPU, the kernel of convolutions does."""
 
-    def _apply_to(
-        self, tokens: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None
-    ) -> Tensor:
-        if not self._packs(tokens, weight, residual):
-            result = F.linear(tokens, weight.flatten(1), bias)
+    weight: Tensor
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map ``[B, T, in_channels]`` to ``[B, T, out_channels]`` and add the residual."""
+        bias: Tensor | None = self.bias  # type: ignore[attr-defined]
+        if not self.packs(input, residual):
+            result = F.linear(input, self.weight.flatten(1), bias)
             if residual is None:
                 return result
             in_place = not torch.is_grad_enabled() and result.dtype == residual.dtype
             return result.add_(residual) if in_place else result + residual
-        packed = self._copy_of(
-            weight, lambda weight: pack_conv2d(weight.flatten(1)[..., None, None])
-        )
         image = conv2d(
-            _as_image(tokens),
-            packed,
+            _as_image(input),
+            self._copy_of(self.weight, _packed),
             bias,
             residual=None if residual is None else _as_image(residual),
         )
-        return image.permute(0, 2, 3, 1).reshape(*tokens.shape[:-1], -1)
+        return image.permute(0, 2, 3, 1).reshape(*input.shape[:-1], -1)
 
-    def _packs(self, tokens: Tensor, weight: Tensor, residual: Tensor | None = None) -> bool:
+    def packs(self, input: Tensor, residual: Tensor | None = None) -> bool:
+        """Tell whether packed weights serve this call."""
         # a vector for each sample reads all weights for few products: torch's is as good
         return (
-            tokens.dim() > 2
+            input.dim() > 2
             and self.may_pack
-            and packing_serves(weight, tokens, residual)
+            and packing_serves(self.weight, input, residual)
             and chosen_convolution(_POINTWISE) != "torch"
         )
 
 
 _POINTWISE = ConvLayer((1, 1), (1, 1), (1, 1), 1, 1)
+
+
+def _packed(weight: Tensor) -> PackedWeight:
+    return pack_conv2d(weight.flatten(1)[..., None, None])
 
 
 def _as_image(tokens: Tensor) -> Tensor:
@@ -60,10 +66,6 @@ def _as_image(tokens: Tensor) -> Tensor:
 
 class Linear(_OfTokens, nn.Linear):
     """``torch.nn.Linear`` with the same parameters, for tokens, with the sum that often follows."""
-
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Map ``[B, T, in_features]`` to ``[B, T, out_features]`` and add the residual."""
-        return self._apply_to(input, self.weight, self.bias, residual)
 
 
 class PointwiseConv1d(_OfTokens, nn.Conv1d):
@@ -76,10 +78,6 @@ class PointwiseConv1d(_OfTokens, nn.Conv1d):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size=1)
-
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Map ``[B, T, in_channels]`` to ``[B, T, out_channels]`` and add the residual."""
-        return self._apply_to(input, self.weight, self.bias, residual)
 
 
 class PointwiseConv2d(_OfTokens, nn.Conv2d):
@@ -94,10 +92,6 @@ class PointwiseConv2d(_OfTokens, nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size=1)
-
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Map ``[B, T, in_channels]`` to ``[B, T, out_channels]`` and add the residual."""
-        return self._apply_to(input, self.weight, self.bias, residual)
 
 
 def as_tokens(sample: Tensor) -> Tensor:
@@ -168,7 +162,7 @@ def joint_linear(input: Tensor, layers: Sequence[nn.Linear]) -> tuple[Tensor, ..
         or torch.compiler.is_compiling()
         or not _can_join(layers)
         # packed weights gain nothing from their neighbours
-        or any(isinstance(layer, Linear) and layer._packs(input, layer.weight) for layer in layers)
+        or any(isinstance(layer, Linear) and layer.packs(input) for layer in layers)
     ):
         return tuple(layer(input) for layer in layers)
     return F.linear(input, _joined([layer.weight for layer in layers])).chunk(len(layers), dim=-1)
