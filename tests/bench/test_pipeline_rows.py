@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 
 import numpy as np
@@ -65,6 +66,21 @@ def test_what_programs_have_in_common_is_taken_off(monkeypatch):
     assert [record.latency.p50 for record in both] == [2.0, 0.5]
     assert [record.accuracy.max_rel for record in both] == [0.0, 0.5]
     assert [(speedup.over, speedup.value) for speedup in both[1].speedups] == [("A", 4.0)]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_start_that_seems_shorter_than_what_all_have_in_common(monkeypatch):
+    def start(source, folder, file, threads):
+        if source != "common":
+            np.save(file, 2.0)
+        return {"common": 2.0, "right": 3.0, "quick": 1.9}[source]
+
+    monkeypatch.setattr(starts, "start", start)
+    programs = (Program("A", "right", is_baseline=True), Program("B", "quick"))
+    workload = StartWorkload(programs, _write_two, "common", "two")
+    *_, quick = runner.run([Row("startup", "two", {}, lambda: workload)], QUICK)
+    assert 0 < quick.latency.p50 < 0.01
+    assert math.isfinite(quick.speedups[0].value)
 
 
 def test_a_program_is_timed_until_its_result_is_there(tmp_path):
