@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from septet.nn.linear import Linear, as_tokens, sum_with
+from septet.nn.linear import Linear, as_tokens, image_of, sum_with
 from septet.nn.norm import GroupNormAct
 from septet.ops import attention
 
@@ -55,8 +55,5 @@ class SpatialAttention(nn.Module):
             for layer in (self.to_q, self.to_k, self.to_v)
         )
         attended = attention(query, key, value).flatten(2)
-        tokens = sum_with(self.to_out[0], attended, as_tokens(sample))
-        total: Tensor = tokens.transpose(1, 2).reshape(sample.shape)
-        if sample.is_contiguous():
-            total = total.contiguous()
+        total = image_of(sum_with(self.to_out[0], attended, as_tokens(sample)), sample)
         return total if self.output_scale_factor == 1 else total / self.output_scale_factor

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 from septet.nn.conv import Conv2d, parts_for
-from septet.nn.linear import PointwiseConv1d, as_tokens, sum_with
+from septet.nn.linear import PointwiseConv1d, as_tokens, image_of, sum_with
 from septet.nn.norm import GroupNormAct
 from septet.ops import attention
 
@@ -159,9 +159,7 @@ class GlideAttentionBlock(nn.Module):
             prefix_key = prefix_key.expand(sample.shape[0], -1, -1, -1)
             prefix_value = prefix_value.expand(sample.shape[0], -1, -1, -1)
         hidden = attention(query, key, value, prefix_key=prefix_key, prefix_value=prefix_value)
-        tokens = sum_with(self.proj_out, hidden.flatten(2), as_tokens(sample))
-        result: Tensor = tokens.transpose(1, 2).reshape(sample.shape)
-        return result.contiguous() if sample.is_contiguous() else result
+        return image_of(sum_with(self.proj_out, hidden.flatten(2), as_tokens(sample)), sample)
 
 
 def zero_module(module: nn.Module) -> nn.Module:

@@ -99,6 +99,12 @@ def as_tokens(sample: Tensor) -> Tensor:
     return sample.permute(0, 2, 3, 1).flatten(1, 2)
 
 
+def image_of(tokens: Tensor, sample: Tensor) -> Tensor:
+    """Return ``[B, H * W, C]`` as ``[B, C, H, W]``, of the size and in the layout of a sample."""
+    image = tokens.reshape(tokens.shape[0], *sample.shape[2:], -1).permute(0, 3, 1, 2)
+    return image.contiguous() if sample.is_contiguous() else image
+
+
 def sum_with(layer: nn.Module, input: Tensor, residual: Tensor) -> Tensor:
     """Return ``layer(input) + residual``, whether or not a layer of ours is still in its place.
 

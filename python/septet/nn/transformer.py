@@ -15,6 +15,7 @@ from septet.nn.linear import (
     Linear,
     PointwiseConv2d,
     as_tokens,
+    image_of,
     joint_linear,
     sum_with,
 )
@@ -252,9 +253,7 @@ class SpatialTransformer(nn.Module):
         for block in self.transformer_blocks:
             hidden = block(hidden, context)
         residual = repeat_rows(as_tokens(sample), hidden.shape[0])
-        result = sum_with(self.proj_out, hidden, residual)
-        image = result.view(result.shape[0], *sample.shape[2:], -1).permute(0, 3, 1, 2)
-        return image.contiguous() if sample.is_contiguous() else image
+        return image_of(sum_with(self.proj_out, hidden, residual), sample)
 
 
 def _heads(hidden: Tensor, heads: int) -> Tensor:
